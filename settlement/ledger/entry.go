@@ -60,14 +60,15 @@ type Transfer struct {
 	Ref      string
 }
 
-// Usage says what an accepted record brought: cumulative billed totals of the
-// lease after it, what was refused by a bound so far (rule U6), the quality
-// flags.
+// Usage says what an accepted record brought: cumulative totals of the lease
+// after it, what was refused by a bound so far (rule U6), the quality flags.
+// The lease's cost is computed from Billed alone.
 type Usage struct {
 	Lease   LeaseID
 	Seq     uint64
-	Billed  Totals // active plus standby, over all epochs, after bounds
-	Refused Totals // cumulative: claimed − billed
+	Billed  Totals // active, over all epochs, after bounds
+	Standby Totals // standby, after bounds: recorded, not charged
+	Refused Totals // cumulative: claimed (active plus standby) − Billed − Standby
 	Bounds  Bound  // the bounds that cut the claim, ever
 	Known   Known
 	Quality Quality // flags so far

@@ -45,7 +45,8 @@ type (
 // Limits on what a command may carry. An input beyond a limit is refused with
 // CodeInvalid and a message that names the field, the value and the limit.
 const (
-	NameBytesMax       = 64  // names of customers, suppliers, hosts, namespaces, jobs, tasks
+	NameBytesMax       = 64  // names of customers, suppliers, hosts
+	NomadNameBytesMax  = 256 // what Nomad names: namespaces, jobs, groups, tasks, allocations, invocations
 	KeyBytesMax        = 64  // idempotency keys
 	RefBytesMax        = 128 // outside references
 	BatchRecordsMax    = 4096
