@@ -1,0 +1,284 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+)
+
+// Store is one server's part in the cluster. All methods are safe for
+// concurrent use.
+type Store struct {
+	cfg   Config
+	alone bool // opened with the timeouts of a lone server
+	log   *slog.Logger
+
+	fsm      *fsm
+	failure  *failure
+	raft     *raft.Raft
+	trans    Transport
+	net      *raft.NetworkTransport // trans without its wrapping; nil: an injected one
+	addr     string                 // of trans
+	shutdown func() raft.Future     // once
+
+	lock *os.File
+	wal  io.Closer // nil: an injected log store
+
+	leadership leadership
+
+	inflight inflight      // goroutines that wait for the library
+	down     chan struct{} // closed when nothing more is answered
+	downOnce sync.Once
+	closing  chan struct{} // closed when Close begins
+	close    func() error  // once
+
+	readSlot chan struct{} // one barrier at a time
+	readTerm atomic.Uint64 // the Raft term in which a barrier was applied here
+}
+
+// Open starts this server: it restores the newest snapshot into sm, takes up
+// the log in cfg.Dir and joins the cluster; entries behind the snapshot are
+// applied once a leader is known. It returns every fault of cfg at once,
+// ErrLocked when another process has the directory, and an error when a
+// snapshot or the log can't be read.
+func Open(cfg Config, sm StateMachine, log *slog.Logger) (*Store, error) {
+	return open(cfg, sm, log, func(t Transport) Transport { return safeTransport{t} })
+}
+
+func open(cfg Config, sm StateMachine, log *slog.Logger, wrap func(Transport) Transport) (_ *Store, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		log:      log.With("server", cfg.ID),
+		failure:  newFailure(cfg.Fatal),
+		down:     make(chan struct{}),
+		closing:  make(chan struct{}),
+		readSlot: make(chan struct{}, 1),
+	}
+	s.cfg, s.alone = cfg.withTimeouts()
+	s.fsm = newFSM(sm, s.failure.fail)
+	s.inflight.init()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.release())
+		}
+	}()
+
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create raft directory: %w", err)
+	}
+	if s.lock, err = lockDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	store, err := s.openLog()
+	if err != nil {
+		return nil, err
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(cfg.Dir, cfg.SnapshotsRetained, newHCLogger(s.log, "raft.snapshot"))
+	if err != nil {
+		return nil, fmt.Errorf("open snapshots in %q: %w", cfg.Dir, err)
+	}
+	inner, err := s.openTransport()
+	if err != nil {
+		return nil, err
+	}
+	s.trans = wrap(inner)
+	s.addr = string(s.trans.LocalAddr())
+
+	rc := s.cfg.raftConfig()
+	rc.Logger = newHCLogger(s.log, "raft")
+	if err := s.bootstrap(rc, store, snaps); err != nil {
+		return nil, err
+	}
+	cache, err := raft.NewLogCache(s.cfg.LogCacheEntries, store)
+	if err != nil {
+		return nil, err
+	}
+	if s.raft, err = newRaft(rc, s.fsm, cache, store, snaps, s.trans); err != nil {
+		return nil, err
+	}
+	s.fsm.running.Store(true)
+	s.shutdown = sync.OnceValue(s.raft.Shutdown)
+	s.close = sync.OnceValue(s.closeNow)
+	s.leadership.watch(s.raft)
+	go s.stopOnFailure()
+
+	if n := len(s.Peers()); s.alone && n > 1 {
+		err := fmt.Errorf("raft.bootstrap: names this server alone but the configuration in %q has %d servers: name them all, or set the timeouts", cfg.Dir, n)
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// newRaft turns the library's panic over a log that does not reach back to the
+// restored snapshot into an error.
+func newRaft(rc *raft.Config, f *fsm, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("start raft: %v", p)
+		}
+	}()
+	if r, err = raft.NewRaft(rc, f, logs, stable, snaps, t); err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	return r, nil
+}
+
+func (s *Store) openLog() (*failStop, error) {
+	if s.cfg.LogStore != nil {
+		return &failStop{store: s.cfg.LogStore, f: s.failure}, nil
+	}
+	dir := filepath.Join(s.cfg.Dir, "log")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create raft log directory: %w", err)
+	}
+	w, err := wal.Open(dir, wal.WithLogger(newHCLogger(s.log, "raft.log")))
+	if err != nil {
+		return nil, fmt.Errorf("open raft log in %q: %w", dir, err)
+	}
+	s.wal = w
+	return &failStop{store: w, f: s.failure}, nil
+}
+
+func (s *Store) openTransport() (Transport, error) {
+	if s.cfg.Transport != nil {
+		return s.cfg.Transport, nil
+	}
+	l := s.cfg.Listener
+	if l == nil {
+		var err error
+		if l, err = net.Listen("tcp", s.cfg.BindAddr); err != nil {
+			return nil, fmt.Errorf("listen for raft: %w", err)
+		}
+	}
+	advertise := s.cfg.AdvertiseAddr
+	for _, p := range s.cfg.Bootstrap {
+		if advertise == "" && p.ID == s.cfg.ID {
+			advertise = p.Addr
+		}
+	}
+	if a, ok := l.Addr().(*net.TCPAddr); ok && advertise == "" && a.IP.IsUnspecified() && !s.alone {
+		l.Close()
+		return nil, fmt.Errorf("raft.advertise_addr: must be set, since others can't dial bind_addr %q", s.cfg.BindAddr)
+	}
+	s.net = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  newStream(l, advertise, s.cfg.TLS),
+		MaxPool: 3,
+		Timeout: s.cfg.RPCTimeout,
+		Logger:  newHCLogger(s.log, "raft.net"),
+	})
+	return s.net, nil
+}
+
+func (s *Store) bootstrap(rc *raft.Config, store *failStop, snaps raft.SnapshotStore) error {
+	if len(s.cfg.Bootstrap) == 0 {
+		return nil
+	}
+	exists, err := raft.HasExistingState(store, store, snaps)
+	if err != nil {
+		return fmt.Errorf("look for raft state: %w", err)
+	}
+	if exists {
+		return nil
+	}
+	var servers []raft.Server
+	for _, p := range s.cfg.Bootstrap {
+		srv := raft.Server{ID: raft.ServerID(p.ID), Address: raft.ServerAddress(p.Addr)}
+		if p.ID == s.cfg.ID {
+			srv.Address = s.trans.LocalAddr()
+		}
+		if p.Nonvoter {
+			srv.Suffrage = raft.Nonvoter
+		}
+		servers = append(servers, srv)
+	}
+	if err := raft.BootstrapCluster(rc, store, store, snaps, s.trans, raft.Configuration{Servers: servers}); err != nil {
+		return fmt.Errorf("bootstrap raft: %w", err)
+	}
+	return nil
+}
+
+// stopOnFailure ends the library's work after a failure whose Fatal returned.
+func (s *Store) stopOnFailure() {
+	select {
+	case <-s.failure.done:
+		s.markDown()
+		s.shutdown()
+	case <-s.down:
+	}
+}
+
+func (s *Store) markDown() { s.downOnce.Do(func() { close(s.down) }) }
+
+// downErr says why the store answers nothing more.
+func (s *Store) downErr() error {
+	if err := s.failure.cause(); err != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	return ErrShutdown
+}
+
+// Close stops this server and waits: new proposals are refused, those in
+// flight get Config.CloseGrace to finish, then everything stops and the
+// directory is let go. Further calls wait for the first and return its error.
+func (s *Store) Close() error { return s.close() }
+
+func (s *Store) closeNow() error {
+	close(s.closing)
+	s.inflight.seal()
+	grace := time.NewTimer(s.cfg.CloseGrace)
+	defer grace.Stop()
+	select {
+	case <-s.inflight.idle:
+	case <-s.down:
+	case <-grace.C:
+	}
+	err := s.shutdown().Error()
+	s.markDown()
+	return errors.Join(err, s.release())
+}
+
+// release gives back what open took before the library owned it, and what the
+// library does not close.
+func (s *Store) release() error {
+	var errs []error
+	if s.trans != nil {
+		errs = append(errs, s.trans.Close())
+		if s.net != nil {
+			s.net.CloseStreams() // the library leaves its pooled connections open
+		}
+		s.trans = nil
+	}
+	if s.wal != nil {
+		errs = append(errs, s.wal.Close())
+		s.wal = nil
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+		s.lock = nil
+	}
+	return errors.Join(errs...)
+}
+
+// TakeSnapshot writes a snapshot now and lets go of the log behind it, but for
+// the trailing entries. Without a new entry since the last one it may still
+// write one. It blocks until the snapshot is on disk.
+func (s *Store) TakeSnapshot(ctx context.Context) error {
+	err := s.await(ctx, func() error { return s.raft.Snapshot().Error() })
+	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return s.opError("take snapshot", err)
+	}
+	return nil
+}
