@@ -1,0 +1,154 @@
+package plugin
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/joulecloud/joule/driver/hostapi"
+)
+
+// TaskConfig is the config block of a customer's task. MaxPrice and Budget are
+// only checked here: settlement reads them from Nomad's own copy of the job, so
+// that a host cannot change them.
+type TaskConfig struct {
+	Command  string    `codec:"command"`
+	Args     []string  `codec:"args"`
+	WorkDir  string    `codec:"work_dir"`
+	Budget   string    `codec:"budget"` // USD for the whole job; "": no limit
+	MaxPrice *MaxPrice `codec:"max_price"`
+}
+
+// MaxPrice is the dearest offer that a customer takes: USD per hour of each
+// dimension; "": no limit there.
+type MaxPrice struct {
+	Base   string `codec:"base"`
+	CPU    string `codec:"cpu"`
+	GPU    string `codec:"gpu"`
+	Memory string `codec:"memory"`
+}
+
+// Validate reports every fault at once, naming field and value.
+func (c *TaskConfig) Validate() error {
+	var faults []error
+	if strings.TrimSpace(c.Command) == "" {
+		faults = append(faults, fmt.Errorf("command: must not be empty (got %q)", c.Command))
+	} else if strings.ContainsRune(c.Command, 0) {
+		faults = append(faults, fmt.Errorf("command: must not hold a NUL byte (got %q)", c.Command))
+	}
+	for i, arg := range c.Args {
+		if strings.ContainsRune(arg, 0) {
+			faults = append(faults, fmt.Errorf("args[%d]: must not hold a NUL byte (got %q)", i, arg))
+		}
+	}
+	if c.WorkDir != "" && !filepath.IsAbs(c.WorkDir) {
+		faults = append(faults, fmt.Errorf("work_dir: must be absolute (got %q)", c.WorkDir))
+	}
+	amount := func(field, value string) {
+		if err := checkUSD(value); err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", field, err))
+		}
+	}
+	amount("budget", c.Budget)
+	if p := c.MaxPrice; p != nil {
+		amount("max_price.base", p.Base)
+		amount("max_price.cpu", p.CPU)
+		amount("max_price.gpu", p.GPU)
+		amount("max_price.memory", p.Memory)
+	}
+	return errors.Join(faults...)
+}
+
+// checkUSD accepts "" and a plain decimal of at most nine decimals that is not
+// negative and fits into 63 bits of nano-dollars.
+func checkUSD(s string) error {
+	if s == "" {
+		return nil
+	}
+	whole, frac, hasFrac := strings.Cut(s, ".")
+	digits := func(t string) bool { return t != "" && strings.Trim(t, "0123456789") == "" }
+	switch {
+	case strings.HasPrefix(s, "-"):
+		return fmt.Errorf("must not be negative (got %q)", s)
+	case !digits(whole) || hasFrac && !digits(frac):
+		return fmt.Errorf("want an amount in USD such as \"2.50\" (got %q)", s)
+	case len(frac) > 9:
+		return fmt.Errorf("at most 9 decimals (got %q)", s)
+	}
+	if _, err := strconv.ParseInt(whole+frac+strings.Repeat("0", 9-len(frac)), 10, 64); err != nil {
+		return fmt.Errorf("too large (got %q)", s)
+	}
+	return nil
+}
+
+// taskState is what a task's handle keeps, so that a later plugin can tell
+// whether a task that hostd knows is the one that was started.
+type taskState struct {
+	TaskID      string
+	Socket      string // hostd's, when the task was started
+	LeaseID     uint64
+	ContainerID string
+}
+
+// startRequest turns Nomad's task into hostd's. Its errors are faults of the
+// job: trying again cannot help.
+func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
+	var tc TaskConfig
+	if err := cfg.DecodeDriverConfig(&tc); err != nil {
+		return nil, fmt.Errorf("decode task config: %w", err)
+	}
+	faults := []error{tc.Validate()}
+	alloc, rest, ok1 := strings.Cut(cfg.ID, "/")
+	slash := strings.LastIndexByte(rest, '/')
+	if !ok1 || slash < 0 {
+		return nil, fmt.Errorf("task id: want alloc/task/invocation (got %q)", cfg.ID)
+	}
+	for _, m := range cfg.Mounts {
+		faults = append(faults, fmt.Errorf("volume_mount: driver %q mounts no volumes (got destination %q)", Name, m.TaskPath))
+	}
+	if r := cfg.Resources; r == nil || r.NomadResources == nil {
+		faults = append(faults, errors.New("resources: missing"))
+	} else if len(r.NomadResources.Devices) > 0 {
+		// A task without the device it pays for would be worse than none.
+		faults = append(faults, fmt.Errorf("resources.device: driver %q passes no devices on (got %q)", Name, r.NomadResources.Devices[0].ID()))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+
+	dir := cfg.TaskDir()
+	cpu, mem := cfg.Resources.NomadResources.Cpu, cfg.Resources.NomadResources.Memory
+	req := &hostapi.StartRequest{
+		ID:         cfg.ID,
+		AllocID:    alloc,
+		Task:       rest[:slash],
+		Invocation: rest[slash+1:],
+		Command:    tc.Command,
+		Args:       tc.Args,
+		Env:        cfg.Env,
+		User:       cfg.User,
+		WorkDir:    tc.WorkDir,
+		AllocDir:   dir.SharedAllocDir,
+		LocalDir:   dir.LocalDir,
+		SecretsDir: dir.SecretsDir,
+		StdoutPath: cfg.StdoutPath,
+		StderrPath: cfg.StderrPath,
+		CPUShares:  cpu.CpuShares,
+		MemoryMiB:  mem.MemoryMB,
+		MemoryMax:  max(mem.MemoryMaxMB, 0),
+	}
+	if ni := cfg.NetworkIsolation; ni != nil && ni.Mode == drivers.NetIsolationModeGroup {
+		if ni.Path == "" {
+			return nil, errors.New("network: Nomad made no namespace for the group")
+		}
+		req.NetworkPath = ni.Path
+		if ni.HostsConfig != nil {
+			req.Hostname = ni.HostsConfig.Hostname
+		}
+	}
+	return req, nil
+}
