@@ -1,0 +1,291 @@
+// Package devcluster runs a whole Joule on one machine: a settlement server, a
+// Nomad server and Nomad clients with our plugin, each a real process on
+// loopback. `joule dev`, `joule demo` and the end-to-end tests use it.
+package devcluster
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
+	"github.com/joulecloud/joule/settlement/client"
+)
+
+// HostSpec is one supplier's host: a Nomad client with its hostd.
+type HostSpec struct {
+	Name     string
+	Supplier string
+	Class    string
+	Offer    *joulev1.Prices // nil: no offer is made
+}
+
+// Config says what to run and with which programs.
+type Config struct {
+	Dir    string // state; short, since unix sockets go below it
+	LogDir string // one log file per process
+	// Programs, absolute.
+	Joule     string
+	Shim      string
+	PluginDir string // holds nomad-driver-joule and nothing else
+	Nomad     string
+	Runtime   string // "runc" or an absolute path
+
+	SettlementAddr string // host:port; "" takes a free port
+	NomadAddr      string // of the Nomad server's API; "" takes a free port
+	Hosts          []HostSpec
+	Out            io.Writer // progress
+}
+
+// Cluster is a running cluster.
+type Cluster struct {
+	cfg     Config
+	Server  *Process // settlement
+	Nomad   *Process // the Nomad server
+	Hosts   []*Host
+	cgroups []string // parents that were there before us
+
+	serverAddr, raftAddr string
+	nomadHTTP, nomadRPC  string
+
+	API      joulev1connect.SettlementServiceClient
+	NomadAPI *api.Client
+}
+
+// Host is one supplier's host.
+type Host struct {
+	HostSpec
+	Agent *Process // the Nomad client
+	dir   string
+	http  string
+}
+
+// SettlementURL is the address of the settlement API.
+func (c *Cluster) SettlementURL() string { return "http://" + c.serverAddr }
+
+// NomadURL is the address of the Nomad server's API.
+func (c *Cluster) NomadURL() string { return "http://" + c.nomadHTTP }
+
+// ServerDataDir is where the settlement server keeps its data.
+func (c *Cluster) ServerDataDir() string { return filepath.Join(c.cfg.Dir, "server", "data") }
+
+// Start starts everything, enrols the hosts and returns when every host's
+// driver is healthy. On failure what was started is stopped again.
+func Start(ctx context.Context, cfg Config) (c *Cluster, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("needs root: the hosts make containers and cgroups")
+	}
+	c = &Cluster{cfg: cfg, cgroups: existingCgroups()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Stop())
+			c = nil
+		}
+	}()
+	if err := c.takePorts(); err != nil {
+		return c, err
+	}
+	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
+		return c, err
+	}
+	// The settlement server and the Nomad server start side by side.
+	say(cfg.Out, "starting settlement server  %s", c.SettlementURL())
+	if err := c.startServer(); err != nil {
+		return c, err
+	}
+	say(cfg.Out, "starting Nomad server       %s", c.NomadURL())
+	if err := c.startNomad(); err != nil {
+		return c, err
+	}
+	if err := c.waitServer(ctx); err != nil {
+		return c, err
+	}
+	for _, spec := range cfg.Hosts {
+		if err := c.enrol(ctx, spec); err != nil {
+			return c, fmt.Errorf("enrol host %q: %w", spec.Name, err)
+		}
+	}
+	if err := c.waitNomad(ctx); err != nil {
+		return c, err
+	}
+	for _, h := range c.Hosts {
+		say(cfg.Out, "starting Nomad client       %s (%s, supplier %s)", h.Name, h.Class, h.Supplier)
+		if err := h.Agent.Start(); err != nil {
+			return c, err
+		}
+	}
+	for _, h := range c.Hosts {
+		if err := c.WaitHost(ctx, h); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// takePorts fixes every address. Ports are taken free and released at once:
+// another program may snatch one, and then the start fails and says so.
+func (c *Cluster) takePorts() error {
+	for _, a := range []struct {
+		into *string
+		want string
+	}{
+		{&c.serverAddr, c.cfg.SettlementAddr}, {&c.raftAddr, ""},
+		{&c.nomadHTTP, c.cfg.NomadAddr}, {&c.nomadRPC, ""},
+	} {
+		want := a.want
+		if want == "" {
+			want = "127.0.0.1:0"
+		}
+		ln, err := net.Listen("tcp", want)
+		if err != nil {
+			return fmt.Errorf("address %s: %w", want, err)
+		}
+		*a.into = ln.Addr().String()
+		if err := ln.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func freePort() (int, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+func (c *Cluster) process(name string, args ...string) *Process {
+	return &Process{Name: name, args: args, log: filepath.Join(c.cfg.LogDir, name+".log")}
+}
+
+func (c *Cluster) startServer() error {
+	dir := filepath.Join(c.cfg.Dir, "server")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "server.hcl")
+	err := writeFile(file, "name      = \"s1\"\ndata_dir  = %q\nlisten    = %q\nraft_addr = %q\nnomad     = %q\n",
+		c.ServerDataDir(), c.serverAddr, c.raftAddr, c.NomadURL())
+	if err != nil {
+		return err
+	}
+	if c.API, err = client.Dial(c.SettlementURL(), ""); err != nil {
+		return err
+	}
+	c.Server = c.process("settlement", c.cfg.Joule, "server", "-config", file)
+	return c.Server.Start()
+}
+
+func (c *Cluster) waitServer(ctx context.Context) error {
+	return c.Server.until(ctx, "settlement API", func(ctx context.Context) error {
+		_, err := c.API.ListAccounts(ctx, &joulev1.ListAccountsRequest{})
+		return err
+	})
+}
+
+// RestartServer starts the settlement server again after its end and waits
+// until it answers.
+func (c *Cluster) RestartServer(ctx context.Context) error {
+	if err := c.Server.Start(); err != nil {
+		return err
+	}
+	return c.waitServer(ctx)
+}
+
+// enrol makes the host's key and configuration, its supplier, and its offer.
+func (c *Cluster) enrol(ctx context.Context, spec HostSpec) error {
+	h := &Host{HostSpec: spec, dir: filepath.Join(c.cfg.Dir, spec.Name)}
+	if err := os.MkdirAll(h.dir, 0o755); err != nil {
+		return err
+	}
+	err := writeFile(h.ConfigFile(), "host            = %q\nclass           = %q\ndata_dir        = %q\nservers         = [%q]\n"+
+		"runtimes        = [%q]\nallow_host_root = true\nshim            = %q\n",
+		spec.Name, spec.Class, h.DataDir(), c.SettlementURL(), c.cfg.Runtime, c.cfg.Shim)
+	if err != nil {
+		return err
+	}
+	out, err := run(ctx, nil, c.cfg.Joule, "host", "key", "--config", h.ConfigFile())
+	if err != nil {
+		return err
+	}
+	key, err := hex.DecodeString(string(trimSpace(out)))
+	if err != nil {
+		return fmt.Errorf("joule host key printed %q: %w", out, err)
+	}
+	if _, err := c.API.CreateSupplier(ctx, &joulev1.CreateSupplierRequest{Key: "dev-supplier-" + spec.Supplier, Name: spec.Supplier}); err != nil {
+		return err
+	}
+	if _, err := c.API.EnrollHost(ctx, &joulev1.EnrollHostRequest{Key: "dev-host-" + spec.Name,
+		Name: spec.Name, Supplier: spec.Supplier, Class: spec.Class, PublicKey: key}); err != nil {
+		return err
+	}
+	if spec.Offer != nil {
+		if _, err := c.API.SetOffer(ctx, &joulev1.SetOfferRequest{Key: "dev-offer-" + spec.Name, Host: spec.Name, Prices: spec.Offer}); err != nil {
+			return err
+		}
+	}
+	if err := c.configureClient(h); err != nil {
+		return err
+	}
+	c.Hosts = append(c.Hosts, h)
+	return nil
+}
+
+// WaitHost returns when Nomad can place tasks on the host and settlement hears
+// it.
+func (c *Cluster) WaitHost(ctx context.Context, h *Host) error {
+	return h.Agent.until(ctx, "healthy joule driver", func(ctx context.Context) error {
+		if err := c.driverHealthy(ctx, h.Name); err != nil {
+			return err
+		}
+		r, err := c.API.ListHosts(ctx, &joulev1.ListHostsRequest{})
+		if err != nil {
+			return err
+		}
+		for _, v := range r.Hosts {
+			if v.Name == h.Name && v.Connected {
+				return nil
+			}
+		}
+		return fmt.Errorf("host %s has no session with settlement", h.Name)
+	})
+}
+
+// answers checks that an HTTP URL answers 200.
+func answers(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return nil
+}
+
+func trimSpace(b []byte) []byte {
+	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == ' ') {
+		b = b[:len(b)-1]
+	}
+	return b
+}

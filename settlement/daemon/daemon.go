@@ -1,0 +1,91 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/joulecloud/joule/raftstore"
+	"github.com/joulecloud/joule/settlement/node"
+	"github.com/joulecloud/joule/settlement/nomad"
+	"github.com/joulecloud/joule/settlement/server"
+)
+
+// shutdownTimeout bounds how long running calls may take to finish.
+const shutdownTimeout = 5 * time.Second
+
+// Run runs a server until ctx ends or it fails; everything it started has
+// stopped when it returns. cfg must have passed Validate. ready, unless nil, is
+// called once the API answers, with its address.
+func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, ready func(addr string)) (err error) {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+
+	token, err := cfg.token()
+	if err != nil {
+		return err
+	}
+	allocs, err := nomad.NewClient(cfg.Nomad, token)
+	if err != nil {
+		return err
+	}
+	rc := raftstore.Default()
+	rc.ID, rc.BindAddr = cfg.Name, cfg.RaftAddr
+	rc.Bootstrap = []raftstore.Peer{{ID: cfg.Name, Addr: cfg.RaftAddr}}
+	// A disk that failed once is not trusted again: the server ends.
+	rc.Fatal = func(err error) { fail(fmt.Errorf("log store: %w", err)) }
+	n, err := node.Open(node.Config{Raft: rc, DataDir: cfg.DataDir}, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+
+	sc := server.Default()
+	sc.Name, sc.Version = cfg.Name, version
+	srv := server.New(sc, n, n.Journal(), allocs, log)
+
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	hs := &http.Server{
+		Handler:           srv.Handler(),
+		Protocols:         new(http.Protocols),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	hs.Protocols.SetHTTP1(true)
+	hs.Protocols.SetHTTP2(true)
+	hs.Protocols.SetUnencryptedHTTP2(cfg.CertFile == "")
+	served := make(chan error, 1)
+	go func() {
+		if cfg.CertFile != "" {
+			served <- hs.ServeTLS(ln, cfg.CertFile, cfg.KeyFile)
+		} else {
+			served <- hs.Serve(ln)
+		}
+	}()
+	log.LogAttrs(ctx, slog.LevelInfo, "settlement server listens", slog.String("addr", ln.Addr().String()))
+	if ready != nil && n.WaitLeader(ctx) == nil {
+		ready(ln.Addr().String())
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+	}
+	srv.Close()
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if serr := hs.Shutdown(stopCtx); serr != nil {
+		err = errors.Join(err, hs.Close())
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = errors.Join(err, cause)
+	}
+	return err
+}

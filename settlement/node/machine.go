@@ -1,0 +1,114 @@
+package node
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/joulecloud/joule/raftstore"
+	"github.com/joulecloud/joule/settlement/journal"
+	"github.com/joulecloud/joule/settlement/ledger"
+	"github.com/joulecloud/joule/settlement/wire"
+)
+
+// machine is the replicated state machine: the ledger, the digest over every
+// applied block, and the journal that the blocks are written to.
+type machine struct {
+	journal *journal.Journal
+
+	mu     sync.RWMutex // Apply and Restore write, reads read
+	ledger *ledger.Ledger
+	block  uint64 // sequence of the last applied block
+	digest ledger.Digest
+
+	// Reused by Apply.
+	batch   wire.CommandBatch
+	encoded []byte
+}
+
+var _ raftstore.StateMachine = (*machine)(nil)
+
+// Apply implements raftstore.StateMachine; its result is []ledger.Result, one
+// per command. A panic here is a broken invariant, an unknown version or a
+// failed disk: the server must stop, and says why.
+func (m *machine) Apply(index uint64, data []byte) any {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := wire.DecodeCommandBatch(data, &m.batch); err != nil {
+		if errors.Is(err, wire.ErrUnknownVersion) {
+			panic(fmt.Sprintf("log entry %d: %v: upgrade this node", index, err))
+		}
+		panic(fmt.Sprintf("log entry %d: %v", index, err))
+	}
+	results := make([]ledger.Result, 0, len(m.batch.Envelopes))
+	for i := range m.batch.Envelopes {
+		res := m.ledger.Apply(m.batch.Time, &m.batch.Envelopes[i])
+		res.Records = slices.Clone(res.Records) // the ledger reuses them
+		results = append(results, res)
+	}
+	b := wire.Block{
+		Seq: m.block + 1, Index: index, Time: m.ledger.Now(),
+		Envelopes: m.batch.Envelopes, Results: results, Entries: m.ledger.TakeEntries(),
+	}
+	m.encoded = wire.AppendBlock(m.encoded[:0], m.digest, &b)
+	if err := m.journal.Append(m.encoded, &b); err != nil {
+		panic(fmt.Sprintf("log entry %d: write the journal: %v", index, err))
+	}
+	m.block, m.digest = b.Seq, b.Digest
+	return results
+}
+
+// Snapshot implements raftstore.StateMachine.
+func (m *machine) Snapshot() (raftstore.Snapshot, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var buf bytes.Buffer
+	extra := binary.LittleEndian.AppendUint64(nil, m.block)
+	extra = append(extra, m.digest[:]...)
+	if err := wire.WriteSnapshot(&buf, m.ledger, extra); err != nil {
+		return nil, fmt.Errorf("encode snapshot: %w", err)
+	}
+	return &snapshot{state: buf.Bytes(), journal: m.journal}, nil
+}
+
+// Restore implements raftstore.StateMachine.
+func (m *machine) Restore(r io.Reader) error {
+	l, extra, err := wire.ReadSnapshot(r)
+	if err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	if len(extra) != 8+len(ledger.Digest{}) {
+		return fmt.Errorf("read snapshot: its last part has %d bytes, want %d", len(extra), 8+len(ledger.Digest{}))
+	}
+	block, digest := binary.LittleEndian.Uint64(extra), ledger.Digest(extra[8:])
+	// The snapshot stands for blocks that will never be applied here again, so
+	// the journal must have them.
+	if last, _ := m.journal.Last(); last < block {
+		return fmt.Errorf("the journal ends at block %d, the snapshot at %d: copy the journal directory from another server", last, block)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ledger, m.block, m.digest = l, block, digest
+	return nil
+}
+
+// snapshot is the encoded state. The log may forget what it covers, so the
+// journal is made durable first.
+type snapshot struct {
+	state   []byte
+	journal *journal.Journal
+}
+
+func (s *snapshot) WriteTo(w io.Writer) error {
+	if err := s.journal.Sync(); err != nil {
+		return fmt.Errorf("sync the journal: %w", err)
+	}
+	_, err := w.Write(s.state)
+	return err
+}
+
+func (s *snapshot) Release() { s.state = nil }

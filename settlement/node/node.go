@@ -1,0 +1,241 @@
+// Package node runs the ledger on a replicated log: it batches commands into
+// log entries, stamps time on the leader, applies committed entries to the
+// ledger and to the journal, and answers reads.
+//
+// It knows neither HTTP nor Nomad.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/joulecloud/joule/raftstore"
+	"github.com/joulecloud/joule/settlement/journal"
+	"github.com/joulecloud/joule/settlement/ledger"
+	"github.com/joulecloud/joule/settlement/wire"
+)
+
+// NotLeaderError says that another server leads; its Raft address is in it.
+type NotLeaderError = raftstore.NotLeaderError
+
+// ErrShutdown is returned when the node is closing.
+var ErrShutdown = raftstore.ErrShutdown
+
+// Limits of one log entry.
+const (
+	batchBytesMax    = 256 << 10
+	batchCommandsMax = 1024
+	// proposalsMax is how many log entries may be on their way at once. While
+	// all of them are, commands gather into the next one: load makes batches
+	// larger, and a lone command waits for nobody.
+	proposalsMax = 16
+)
+
+// Config holds a node's values.
+type Config struct {
+	Raft    raftstore.Config // its Dir is set by Open
+	DataDir string           // raft/ and journal/ go below it
+}
+
+// Status is a server's state at one instant.
+type Status struct {
+	Leader       bool
+	LeaderAddr   string
+	AppliedIndex uint64
+	Entries      uint64 // journal entries so far
+	Digest       ledger.Digest
+	LedgerTime   ledger.Time
+	Rate         ledger.Rate
+	Policy       ledger.Policy
+	USDSum       int64
+	JouleSum     int64
+}
+
+// Node is one settlement server's replica. It is safe for concurrent use.
+type Node struct {
+	store   *raftstore.Store
+	machine *machine
+	log     *slog.Logger
+	submits chan *submission
+	slots   chan struct{}
+	closing context.Context // ends when Close begins
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+}
+
+// Open opens the data directory, recovers the ledger and joins the cluster.
+func Open(cfg Config, log *slog.Logger) (*Node, error) {
+	jrn, err := journal.Open(filepath.Join(cfg.DataDir, "journal"))
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		machine: &machine{ledger: ledger.New(), journal: jrn},
+		log:     log,
+		submits: make(chan *submission),
+		slots:   make(chan struct{}, proposalsMax),
+	}
+	cfg.Raft.Dir = filepath.Join(cfg.DataDir, "raft")
+	if n.store, err = raftstore.Open(cfg.Raft, n.machine, log); err != nil {
+		return nil, errors.Join(err, jrn.Close())
+	}
+	n.closing, n.stop = context.WithCancel(context.Background())
+	n.done.Go(func() { n.gather(n.closing) })
+	return n, nil
+}
+
+// Close stops the node and waits until it has.
+func (n *Node) Close() error {
+	n.stop()
+	n.done.Wait()
+	return errors.Join(n.store.Close(), n.machine.journal.Close())
+}
+
+// Journal is the node's history.
+func (n *Node) Journal() *journal.Journal { return n.machine.journal }
+
+// Store is the replicated log under the node, for operators' commands.
+func (n *Node) Store() *raftstore.Store { return n.store }
+
+// submission is one command on its way into the log.
+type submission struct {
+	ctx    context.Context
+	env    ledger.Envelope
+	bytes  int
+	result chan outcome // buffered: the proposer never waits for a caller that left
+}
+
+type outcome struct {
+	result ledger.Result
+	err    error
+}
+
+// Submit runs one command and returns its result once the entry that carries
+// it is committed and applied here. A command that the ledger refuses is a
+// Result, not an error. When ctx ends first, the outcome is unknown: the same
+// command with the same key may be submitted again.
+func (n *Node) Submit(ctx context.Context, env ledger.Envelope) (ledger.Result, error) {
+	s := &submission{ctx: ctx, env: env, bytes: size(&env), result: make(chan outcome, 1)}
+	if s.bytes > batchBytesMax {
+		return ledger.Result{Code: ledger.CodeInvalid,
+			Msg: fmt.Sprintf("command: %d bytes, at most %d", s.bytes, batchBytesMax)}, nil
+	}
+	select {
+	case n.submits <- s:
+	case <-ctx.Done():
+		return ledger.Result{}, ctx.Err()
+	case <-n.closing.Done():
+		return ledger.Result{}, ErrShutdown
+	}
+	select {
+	case o := <-s.result:
+		return o.result, o.err
+	case <-ctx.Done():
+		return ledger.Result{}, ctx.Err()
+	}
+}
+
+// size is an upper estimate of a command's bytes in the log.
+func size(env *ledger.Envelope) int {
+	const fixed = 2 << 10 // every field of every other command, at its limit
+	if b, ok := env.Command.(*ledger.UsageBatch); ok {
+		return fixed + len(b.Records)*wire.RecordSize
+	}
+	return fixed
+}
+
+// gather turns submissions into log entries.
+func (n *Node) gather(ctx context.Context) {
+	var next *submission // read, but too large for the batch before
+	for {
+		if next == nil {
+			select {
+			case next = <-n.submits:
+			case <-ctx.Done():
+				return
+			}
+		}
+		select {
+		case n.slots <- struct{}{}:
+		case <-ctx.Done():
+			next.result <- outcome{err: ErrShutdown}
+			return
+		}
+		batch, bytes := []*submission{next}, next.bytes
+		next = nil
+	more:
+		for len(batch) < batchCommandsMax {
+			select {
+			case s := <-n.submits:
+				if bytes+s.bytes > batchBytesMax {
+					next = s
+					break more
+				}
+				batch, bytes = append(batch, s), bytes+s.bytes
+			default:
+				break more
+			}
+		}
+		n.done.Go(func() {
+			defer func() { <-n.slots }()
+			n.propose(ctx, batch)
+		})
+	}
+}
+
+// propose puts one batch into the log and hands out its results.
+func (n *Node) propose(ctx context.Context, batch []*submission) {
+	b := wire.CommandBatch{Time: ledger.Time(time.Now().UnixMilli())}
+	for _, s := range batch {
+		b.Envelopes = append(b.Envelopes, s.env)
+	}
+	applied, _, err := n.store.Propose(ctx, wire.AppendCommandBatch(nil, &b))
+	if errors.Is(err, context.Canceled) {
+		err = ErrShutdown
+	}
+	if err != nil {
+		for _, s := range batch {
+			s.result <- outcome{err: err}
+		}
+		return
+	}
+	results := applied.([]ledger.Result)
+	for i, s := range batch {
+		s.result <- outcome{result: results[i]}
+	}
+}
+
+// Read runs fn on the ledger at a point that includes everything acknowledged
+// before the call. fn must not keep the ledger, and must be quick: commands
+// wait for it.
+func (n *Node) Read(ctx context.Context, fn func(*ledger.Ledger) error) error {
+	if err := n.store.VerifyRead(ctx); err != nil {
+		return err
+	}
+	n.machine.mu.RLock()
+	defer n.machine.mu.RUnlock()
+	return fn(n.machine.ledger)
+}
+
+// Status answers from this server alone, leader or not.
+func (n *Node) Status() Status {
+	_, addr := n.store.Leader()
+	m := n.machine
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	st := Status{
+		Leader: n.store.IsLeader(), LeaderAddr: addr, AppliedIndex: n.store.AppliedIndex(),
+		Entries: m.ledger.EntryCount(), Digest: m.digest, LedgerTime: m.ledger.Now(), Policy: m.ledger.Policy(),
+	}
+	st.Rate, _ = m.ledger.Rate()
+	st.USDSum, st.JouleSum = m.ledger.Sums()
+	return st
+}
+
+// WaitLeader blocks until some server leads.
+func (n *Node) WaitLeader(ctx context.Context) error { return n.store.WaitLeader(ctx) }

@@ -1,0 +1,131 @@
+// Package server serves the settlement API (Connect: gRPC, gRPC-Web and JSON
+// on one port) over a node. It holds no rules: it turns requests into commands,
+// checks who asks, and turns results and journal entries into answers.
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
+	"github.com/joulecloud/joule/settlement/ledger"
+	"github.com/joulecloud/joule/settlement/node"
+	"github.com/joulecloud/joule/settlement/nomad"
+)
+
+// Node is the replicated ledger behind the server.
+type Node interface {
+	// Submit runs one command and returns its result once it is committed.
+	Submit(ctx context.Context, env ledger.Envelope) (ledger.Result, error)
+	// Read runs fn on the ledger, which holds still meanwhile. fn must not
+	// keep the ledger.
+	Read(ctx context.Context, fn func(*ledger.Ledger) error) error
+	Status() node.Status
+}
+
+// History is the journal as the server reads it.
+type History interface {
+	EntriesOfLease(lease ledger.LeaseID) ([]ledger.Entry, error)
+	EntriesOfAccount(account ledger.AccountID, afterSeq uint64, limit int) ([]ledger.Entry, error)
+}
+
+// Allocations says what Nomad knows of a task.
+type Allocations interface {
+	Task(ctx context.Context, allocID, task string) (*nomad.Task, error)
+}
+
+// Config holds the server's values.
+type Config struct {
+	Name       string // of this server, shown in Welcome and status
+	Version    string
+	Heartbeat  time.Duration // what hosts are asked to keep
+	Checkpoint time.Duration
+	// RequestBytesMax bounds one message of a client.
+	RequestBytesMax int
+}
+
+// Default returns the values that the design names.
+func Default() Config {
+	return Config{Heartbeat: time.Second, Checkpoint: 2 * time.Second, RequestBytesMax: 1 << 20}
+}
+
+// Server serves both services. It is safe for concurrent use.
+type Server struct {
+	cfg      Config
+	node     Node
+	history  History
+	allocs   Allocations
+	sessions *sessions
+	now      func() time.Time
+	log      *slog.Logger
+}
+
+// New returns a server; Handler gives what to serve.
+func New(cfg Config, n Node, h History, a Allocations, log *slog.Logger) *Server {
+	return &Server{cfg: cfg, node: n, history: h, allocs: a, sessions: newSessions(), now: time.Now, log: log}
+}
+
+// Handler returns the HTTP handler of the API. Serve it with HTTP/2 enabled
+// (h2c or TLS): sessions need it.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	opts := []connect.HandlerOption{
+		connect.WithReadMaxBytes(s.cfg.RequestBytesMax),
+		connect.WithInterceptors(errorInterceptor{s.log}),
+		connect.WithRecover(func(ctx context.Context, spec connect.Spec, _ http.Header, p any) error {
+			s.log.LogAttrs(ctx, slog.LevelError, "panic in handler",
+				slog.String("procedure", spec.Procedure), slog.Any("panic", p))
+			return connect.NewError(connect.CodeInternal, fmt.Errorf("internal error"))
+		}),
+	}
+	mux.Handle(joulev1connect.NewSettlementServiceHandler(s, opts...))
+	mux.Handle(joulev1connect.NewHostServiceHandler(hostService{s}, opts...))
+	mux.HandleFunc("GET /healthz", s.health)
+	return mux
+}
+
+// health answers 200 while this server can commit, 503 otherwise.
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.node.Read(ctx, func(*ledger.Ledger) error { return nil }); err != nil {
+		http.Error(w, "unavailable", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// Close ends every session; their hosts connect again elsewhere.
+func (s *Server) Close() { s.sessions.close() }
+
+// errorInterceptor turns the errors of unary handlers into their form outside,
+// in one place.
+type errorInterceptor struct{ log *slog.Logger }
+
+func (i errorInterceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		resp, err := next(ctx, req)
+		if err != nil {
+			return nil, connectError(ctx, i.log, err)
+		}
+		return resp, nil
+	}
+}
+
+func (i errorInterceptor) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+func (i errorInterceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		if err := next(ctx, conn); err != nil {
+			return connectError(ctx, i.log, err)
+		}
+		return nil
+	}
+}
