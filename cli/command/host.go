@@ -1,0 +1,184 @@
+package command
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/joulecloud/joule/cli/money"
+	"github.com/joulecloud/joule/cli/output"
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+)
+
+// keyFileBytesMax bounds what is read of a file that should hold one key.
+const keyFileBytesMax = 4096
+
+func (b *builder) host() *cli.Command {
+	cmds := []*cli.Command{
+		b.command(leaf{
+			name: "enroll", usage: "give a supplier a host", args: []string{"NAME"}, changing: true,
+			description: "Example: joule host enroll dc-1 --supplier west-dc --class datacenter --public-key @dc-1.pub",
+			flags: []cli.Flag{
+				&cli.StringFlag{Name: "supplier", Usage: "`NAME` of the supplier who owns it (required)"},
+				&cli.StringFlag{Name: "class", Usage: "`CLASS` of the host: crowd or datacenter (required)"},
+				&cli.StringFlag{Name: "public-key", Usage: "the host's Ed25519 public `KEY` in hex or base64, or @FILE with it; joule host key prints it (required)"},
+			},
+			notFound: "`joule supplier list` lists the suppliers; joule supplier create NAME makes one",
+			run:      enrollHost,
+		}),
+		b.command(leaf{name: "list", usage: "list hosts, their offers and when they were last heard", run: listHosts}),
+	}
+	if b.deps.PublicKey != nil {
+		cmds = append(cmds, b.command(leaf{
+			name: "key", usage: "print this host's public key, making the key where there is none",
+			description: "Example: joule host key --config /etc/joule/hostd.hcl",
+			flags:       []cli.Flag{&cli.StringFlag{Name: "config", Usage: "`FILE` that configures the host's daemon (required)"}},
+			run:         hostKey,
+		}))
+	}
+	return group("host", "suppliers' machines", cmds...)
+}
+
+func enrollHost(in *invocation) error {
+	supplier, err := in.required("supplier")
+	if err != nil {
+		return err
+	}
+	class, err := in.required("class")
+	if err != nil {
+		return err
+	}
+	if class != "crowd" && class != "datacenter" {
+		return invalid("", "--class: must be crowd or datacenter (got %q)", short(class))
+	}
+	text, err := in.required("public-key")
+	if err != nil {
+		return err
+	}
+	key, err := publicKey(text)
+	if err != nil {
+		return err
+	}
+	resp, err := call(in, Client.EnrollHost, &joulev1.EnrollHostRequest{
+		Key: in.idempotencyKey(), Name: in.arg(0), Supplier: supplier, Class: class, PublicKey: key})
+	if err != nil {
+		return err
+	}
+	return in.done(resp, 0, "host %s enrolled: id %d, class %s, supplier %s", in.arg(0), resp.GetHostId(), class, supplier)
+}
+
+// publicKey reads an Ed25519 public key in hex or base64, or from @file.
+func publicKey(text string) ([]byte, error) {
+	source := text
+	if path, found := strings.CutPrefix(text, "@"); found {
+		raw, err := readSmall(path)
+		if err != nil {
+			return nil, Invalid(fmt.Errorf("--public-key: %w", err))
+		}
+		source = strings.TrimSpace(string(raw))
+	}
+	if key, err := hex.DecodeString(source); err == nil && len(key) == ed25519.PublicKeySize {
+		return key, nil
+	}
+	unpadded := strings.TrimRight(source, "=")
+	for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		if key, err := enc.DecodeString(unpadded); err == nil && len(key) == ed25519.PublicKeySize {
+			return key, nil
+		}
+	}
+	return nil, invalid("joule host key --config FILE prints a host's public key",
+		"--public-key: must be 32 bytes in hex or base64, or @FILE with them (got %q)", short(text))
+}
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, keyFileBytesMax))
+}
+
+// keyShown is the JSON of host key.
+type keyShown struct {
+	PublicKey string `json:"public_key"` // hex
+}
+
+func hostKey(in *invocation) error {
+	config, err := in.required("config")
+	if err != nil {
+		return err
+	}
+	key, err := in.deps.PublicKey(config)
+	if err != nil {
+		return err
+	}
+	text := hex.EncodeToString(key)
+	return in.value(keyShown{text}, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, text)
+		return err
+	})
+}
+
+func listHosts(in *invocation) error {
+	resp, err := call(in, Client.ListHosts, &joulev1.ListHostsRequest{})
+	if err != nil {
+		return err
+	}
+	return in.result(resp, 0, func(w io.Writer) error {
+		t := output.NewTable(output.Column{Title: "HOST"}, output.Column{Title: "SUPPLIER"}, output.Column{Title: "CLASS"},
+			output.Column{Title: "SESSION"}, output.Column{Title: "LAST HEARD"},
+			output.Column{Title: "OPEN LEASES", Align: output.Right}, output.Column{Title: "OFFER USD/H"})
+		for _, h := range resp.GetHosts() {
+			session, offer := "no", "none"
+			if h.GetConnected() {
+				session = "yes"
+			}
+			if h.GetOffer() != nil {
+				offer = prices(h.GetOffer())
+			}
+			t.Row(h.GetName(), h.GetSupplier(), h.GetClass(), session, moment(h.GetLastHeardMs()),
+				fmt.Sprint(h.GetOpenLeases()), offer)
+		}
+		return t.Write(w)
+	})
+}
+
+func (b *builder) offer() *cli.Command {
+	var flags []cli.Flag
+	for _, d := range dimensions(nil) {
+		flags = append(flags, &cli.StringFlag{Name: d.name, Usage: "`USD` per hour and " + d.per + " (required)"})
+	}
+	return group("offer", "what a host asks",
+		b.command(leaf{
+			name: "set", usage: "set the prices of a host's future leases", args: []string{"HOST"}, changing: true,
+			description: "All four prices are set together; 0 means free. Example: joule offer set dc-1 --base 0.01 --cpu 0.04 --gpu 2.50 --memory 0.005",
+			flags:       flags, notFound: hintHosts, run: setOffer,
+		}))
+}
+
+func setOffer(in *invocation) error {
+	p := &joulev1.Prices{}
+	into := map[string]*int64{"base": &p.BaseNusdPerHour, "cpu": &p.CpuNusdPerHour,
+		"gpu": &p.GpuNusdPerHour, "memory": &p.MemoryNusdPerHour}
+	for _, d := range dimensions(nil) {
+		text, err := in.required(d.name)
+		if err != nil {
+			return err
+		}
+		if *into[d.name], err = money.Parse(money.USD, "--"+d.name, text); err != nil {
+			return err
+		}
+	}
+	resp, err := call(in, Client.SetOffer, &joulev1.SetOfferRequest{Key: in.idempotencyKey(), Host: in.arg(0), Prices: p})
+	if err != nil {
+		return err
+	}
+	return in.done(resp, 0, "offer of %s set: %s (USD per hour)", in.arg(0), prices(p))
+}

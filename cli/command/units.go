@@ -1,0 +1,127 @@
+package command
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/joulecloud/joule/cli/money"
+	"github.com/joulecloud/joule/cli/output"
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+)
+
+// usd and joule are the API's currencies.
+const (
+	usd   = joulev1.Currency_CURRENCY_USD
+	joule = joulev1.Currency_CURRENCY_JOULE
+)
+
+// units names the fields of results in JSON: the API's names, with the unit
+// where an amount's unit depends on a currency. asked is the currency of
+// amounts whose message names none.
+func units(asked joulev1.Currency) output.Namer {
+	return func(parent protoreflect.Message, field protoreflect.FieldDescriptor) string {
+		name := string(field.Name())
+		switch field.FullName() {
+		case "joule.v1.Account.balance":
+			return withUnit(name, parent.Interface().(*joulev1.Account).GetCurrency())
+		case "joule.v1.JournalEntry.amount":
+			return withUnit(name, parent.Interface().(*joulev1.JournalEntry).GetCurrency())
+		case "joule.v1.Lease.hold":
+			return withUnit(name, payIn(parent.Interface().(*joulev1.Lease)))
+		case "joule.v1.DepositResponse.balance", "joule.v1.WithdrawResponse.balance",
+			"joule.v1.GetStatementResponse.balance", "joule.v1.TopUpLeaseResponse.hold":
+			return withUnit(name, asked)
+		case "joule.v1.GetBillResponse.Proof.usd_sum", "joule.v1.GetStatusResponse.usd_sum":
+			return withUnit(name, usd)
+		case "joule.v1.GetBillResponse.Proof.joule_sum", "joule.v1.GetStatusResponse.joule_sum":
+			return withUnit(name, joule)
+		}
+		return name
+	}
+}
+
+// withUnit appends the unit to a name; without a currency there is no amount.
+func withUnit(name string, c joulev1.Currency) string {
+	switch c {
+	case usd:
+		return name + "_" + money.USD.Suffix()
+	case joule:
+		return name + "_" + money.Joule.Suffix()
+	}
+	return ""
+}
+
+// payIn is the currency of a lease's hold.
+func payIn(l *joulev1.Lease) joulev1.Currency {
+	if l.GetPayIn() == joule {
+		return joule
+	}
+	return usd
+}
+
+// amount prints n in a currency of the API, with its unit.
+func amount(c joulev1.Currency, n int64) string {
+	switch c {
+	case usd:
+		return money.Format(money.USD, n)
+	case joule:
+		return money.Format(money.Joule, n)
+	}
+	return fmt.Sprintf("%d of currency %d", n, c)
+}
+
+func usdNumber(n int64) string   { return money.Number(money.USD, n) }
+func jouleNumber(n int64) string { return money.Number(money.Joule, n) }
+
+// moment prints Unix milliseconds, "-" for none.
+func moment(unixMs int64) string {
+	if unixMs == 0 {
+		return "-"
+	}
+	return time.UnixMilli(unixMs).UTC().Format("2006-01-02T15:04:05.000Z")
+}
+
+// leaseName is a lease's id as people write it.
+func leaseName(id uint64) string { return fmt.Sprintf("L%d", id) }
+
+// rateName is a rate's id, "-" for none.
+func rateName(id uint32) string {
+	if id == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d", id)
+}
+
+// prices prints the dimensions that cost something, USD per hour.
+func prices(p *joulev1.Prices) string {
+	if p == nil {
+		return "-"
+	}
+	var parts []string
+	for _, d := range dimensions(p) {
+		if d.nusd != 0 {
+			parts = append(parts, d.name+" "+usdNumber(d.nusd))
+		}
+	}
+	if len(parts) == 0 {
+		return "free"
+	}
+	return strings.Join(parts, ", ")
+}
+
+type dimension struct {
+	name, per string
+	nusd      int64
+}
+
+func dimensions(p *joulev1.Prices) []dimension {
+	return []dimension{
+		{"base", "task", p.GetBaseNusdPerHour()},
+		{"cpu", "core used", p.GetCpuNusdPerHour()},
+		{"gpu", "device held", p.GetGpuNusdPerHour()},
+		{"memory", "GiB reserved", p.GetMemoryNusdPerHour()},
+	}
+}
