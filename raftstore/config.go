@@ -93,6 +93,8 @@ type Config struct {
 	Listener  net.Listener // instead of BindAddr; the store closes it
 	Transport Transport    // instead of a network one
 	LogStore  LogStore     // instead of a raft-wal in Dir
+
+	segmentBytes int // of raft-wal, in this package's tests; 0: its default
 }
 
 // Default returns a Config to which ID, Dir, Fatal and Bootstrap are to be

@@ -144,7 +144,7 @@ func (s *Store) openLog() (*failStop, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create raft log directory: %w", err)
 	}
-	w, err := wal.Open(dir, wal.WithLogger(newHCLogger(s.log, "raft.log")))
+	w, err := wal.Open(dir, wal.WithLogger(newHCLogger(s.log, "raft.log")), wal.WithSegmentSize(s.cfg.segmentBytes))
 	if err != nil {
 		return nil, fmt.Errorf("open raft log in %q: %w", dir, err)
 	}

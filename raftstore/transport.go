@@ -68,7 +68,7 @@ func (s *stream) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &acceptedConn{Conn: conn, s: s}
+	a := &acceptedConn{Conn: conn, tcp: conn, s: s}
 	if s.tls != nil {
 		a.server = tls.Server(conn, s.tls)
 		a.Conn = a.server
@@ -76,7 +76,7 @@ func (s *stream) Accept() (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		a.Conn.Close()
+		conn.Close()
 		return nil, net.ErrClosed
 	}
 	s.conns[a] = struct{}{}
@@ -90,7 +90,7 @@ func (s *stream) Close() error {
 	defer s.mu.Unlock()
 	s.closed = true
 	for c := range s.conns {
-		c.Conn.Close()
+		c.tcp.Close() // without TLS's goodbye, which may block
 	}
 	clear(s.conns)
 	return err
@@ -100,6 +100,7 @@ func (s *stream) Close() error {
 // that serves it, so that a silent client can't hold up Accept.
 type acceptedConn struct {
 	net.Conn
+	tcp       net.Conn // under Conn
 	s         *stream
 	server    *tls.Conn // nil: plain TCP
 	handshake sync.Once
