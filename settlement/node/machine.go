@@ -103,7 +103,8 @@ type snapshot struct {
 	journal *journal.Journal
 }
 
-func (s *snapshot) WriteTo(w io.Writer) error {
+// Persist implements raftstore.Snapshot.
+func (s *snapshot) Persist(w io.Writer) error {
 	if err := s.journal.Sync(); err != nil {
 		return fmt.Errorf("sync the journal: %w", err)
 	}
@@ -111,4 +112,5 @@ func (s *snapshot) WriteTo(w io.Writer) error {
 	return err
 }
 
+// Release implements raftstore.Snapshot.
 func (s *snapshot) Release() { s.state = nil }

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
-	"github.com/joulecloud/joule/settlement/money"
+	"github.com/joulecloud/joule/cli/money"
 )
 
 // HostAttribute is the node attribute in which the driver publishes the name
@@ -179,7 +179,7 @@ func parseUSD(field string, v any) (int64, error) {
 	if !ok {
 		return 0, fmt.Errorf("%s: want an amount in quotes, got %v", field, v)
 	}
-	return money.Parse(field, s)
+	return money.Parse(money.USD, field, s)
 }
 
 // singleBlock reads an HCL block as Nomad stores it: a map, or a list of maps.

@@ -1,0 +1,105 @@
+# Joule: `make demo` runs the main job, `make test` passes the tests.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO ?= go
+GOFLAGS_BUILD := -trimpath
+TOOLS := build/bin
+# runc from PATH where there is one, else the one that `make tools` builds.
+RUNC := $(shell command -v runc 2>/dev/null || echo $(CURDIR)/$(TOOLS)/runc)
+DEMO_PROGRAMS := -nomad $(CURDIR)/$(TOOLS)/nomad -runc $(RUNC)
+
+# Packages whose tests start whole clusters of real processes.
+E2E := ./cli/e2e/...
+# Counts packages while a long build runs; errors are printed as they are.
+PROGRESS := awk '/^[A-Za-z0-9._\/~@+-]+$$/ { if (++n % 200 == 0) print "  " n " packages compiled"; next } { print }'
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build our binaries into bin/
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -o bin/ ./cli/joule ./driver/joule-shim
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -o bin/plugins/ ./driver/nomad-driver-joule
+
+.PHONY: tools
+tools: $(TOOLS)/nomad $(if $(filter $(CURDIR)/%,$(RUNC)),$(TOOLS)/runc) ## build Nomad (and runc where there is none) from the module proxy
+
+$(TOOLS)/nomad: tools/go.mod tools/go.sum
+	@echo "building Nomad v1.11.2: once, 5 to 10 minutes"
+	cd tools && $(GO) build -v $(GOFLAGS_BUILD) -o ../$@ github.com/hashicorp/nomad 2>&1 | $(PROGRESS)
+	@touch $@
+
+$(TOOLS)/runc: tools/runc/go.mod tools/runc/go.sum
+	@echo "building runc"
+	cd tools/runc && $(GO) build -v $(GOFLAGS_BUILD) -o ../../$@ github.com/opencontainers/runc 2>&1 | $(PROGRESS)
+	@touch $@
+
+.PHONY: demo
+demo: build tools ## run the main job end to end (ARGS="-crowd 0.137s -datacenter 1.003s -repeat 20 -load")
+	bin/joule demo $(DEMO_PROGRAMS) $(ARGS)
+
+.PHONY: dev
+dev: build tools ## keep a whole cluster running until Ctrl-C
+	bin/joule dev $(DEMO_PROGRAMS) $(ARGS)
+
+.PHONY: test
+test: build tools ## run every test: unit, property, golden, end to end
+	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v /cli/e2e)
+	$(GO) test -timeout 20m -count=1 $(E2E)
+
+.PHONY: test-short
+test-short: ## run the quick tests only
+	$(GO) test -short -timeout 5m $$($(GO) list ./... | grep -v /cli/e2e)
+
+.PHONY: test-skips
+test-skips: build tools ## list the tests that skip here, and what each is missing
+	@$(GO) test -v -timeout 20m ./... 2>&1 | awk '/^ *--- SKIP/ { name = $$3; getline; sub(/^ */, ""); print name ": " $$0; n++ } END { print n + 0 " tests skip" }'
+
+.PHONY: race
+race: ## run the tests of what has goroutines under the race detector
+	$(GO) test -race -short -timeout 15m ./raftstore/... ./settlement/... ./driver/hostd/... ./driver/session/... ./driver/spool/... ./driver/plugin/... ./cli/command/...
+
+.PHONY: bench
+bench: ## measure the ledger
+	$(GO) test -run '^$$' -bench . -benchmem ./settlement/ledger
+
+.PHONY: fmt
+fmt: ## format the code
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: fmt-check
+fmt-check:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not formatted (make fmt): $$out"; exit 1; fi
+
+.PHONY: vet
+vet: ## go vet
+	$(GO) vet ./...
+
+.PHONY: arch
+arch: ## check who may import whom, and other rules of structure
+	$(GO) test -count=1 ./cli/archtest
+
+$(TOOLS)/buf: tools/buf/go.mod tools/buf/go.sum
+	@echo "building buf and its generators"
+	cd tools/buf && $(GO) build -v -o ../../$(TOOLS)/ github.com/bufbuild/buf/cmd/buf connectrpc.com/connect/cmd/protoc-gen-connect-go google.golang.org/protobuf/cmd/protoc-gen-go 2>&1 | $(PROGRESS)
+	@touch $@
+
+.PHONY: generate
+generate: $(TOOLS)/buf ## generate the API's Go code
+	cd settlement/api && PATH=$(CURDIR)/$(TOOLS):$$PATH buf lint && PATH=$(CURDIR)/$(TOOLS):$$PATH buf generate
+
+.PHONY: check-generate
+check-generate: generate
+	@git diff --exit-code -- settlement/api || { echo "generated code is not up to date: make generate"; exit 1; }
+
+.PHONY: ci
+ci: fmt-check vet arch check-generate race test ## everything that must pass
+
+.PHONY: clean
+clean: ## remove what was built, but for the tools
+	rm -rf bin build/demo
