@@ -181,7 +181,7 @@ func (d *Driver) abandon(id string) {
 	}
 	go func() {
 		err := l.call(d.ctx, func(ctx context.Context) error { return l.client.Destroy(ctx, id, true) })
-		if err != nil && !isCode(err, hostapi.ErrNotFound) {
+		if err != nil && !isCode(err, hostapi.ErrNotFound) && d.ctx.Err() == nil {
 			d.log.Error("task that did not start could not be removed", "task_id", id, "error", err)
 		}
 	}()
