@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 
@@ -66,7 +67,7 @@ func statement(in *invocation) error {
 	if err != nil {
 		return err
 	}
-	after, err := parseUint("--after", in.c.String("after"), 0, 1<<63)
+	after, err := parseUint("--after", in.c.String("after"), 0, math.MaxInt64)
 	if err != nil {
 		return err
 	}

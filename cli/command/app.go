@@ -99,7 +99,7 @@ func App(deps Deps) *cli.App {
 		Commands:              b.commands(),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return unknownCommand(c.Args().First(), c.App.Commands)
+				return unknownCommand(c.Args().First(), c.App.Name, c.App.Commands)
 			}
 			return cli.ShowAppHelp(c)
 		},

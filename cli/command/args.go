@@ -19,7 +19,7 @@ func arrange(app *cli.App, args []string) []string {
 	a.read(args[1:])
 	out := append([]string{args[0]}, a.globals...)
 	switch {
-	case a.help:
+	case a.help && (len(a.rest) == 0 || len(a.commands) == 0):
 		return append(slices.Concat(args[:1], a.path), "--help")
 	case a.open == &a.globals:
 		return out // ends in the flag: nothing may follow and be taken for its value

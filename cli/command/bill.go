@@ -114,7 +114,7 @@ func WriteBill(w io.Writer, b *joulev1.GetBillResponse) error {
 		return err
 	}
 	if open > 0 {
-		if _, err := fmt.Fprintf(w, "still open: %d leases, charged up to their last record\n", open); err != nil {
+		if _, err := fmt.Fprintf(w, "still open: %s, charged up to the last record\n", count(open, "lease")); err != nil {
 			return err
 		}
 	}
@@ -154,14 +154,19 @@ func writeProof(w io.Writer, b *joulev1.GetBillResponse) error {
 	case d < 0:
 		verdict = "less by " + amount(usd, -d) + ", which funds lacked"
 	}
-	sums := "both zero"
-	if p.GetUsdSum() != 0 || p.GetJouleSum() != 0 {
-		sums = "NOT ZERO"
-	}
 	var f output.Fields
 	f.Add("proof: charged", "%s, recomputed from usage and prices %s: %s",
 		amount(usd, b.GetChargedNusd()), amount(usd, p.GetRecomputedNusd()), verdict)
-	f.Add("proof: balances", "sum to %s and %s: %s", amount(usd, p.GetUsdSum()), amount(joule, p.GetJouleSum()), sums)
+	f.Add("proof: balances", "sum to %s and %s: %s", amount(usd, p.GetUsdSum()), amount(joule, p.GetJouleSum()),
+		sumsVerdict(p.GetUsdSum(), p.GetJouleSum()))
 	f.Add("proof: digest", "%s over %d journal entries", p.GetDigest(), p.GetEntries())
 	return f.Write(w)
+}
+
+// sumsVerdict says whether all balances sum to zero, as they always must.
+func sumsVerdict(usdSum, jouleSum int64) string {
+	if usdSum != 0 || jouleSum != 0 {
+		return "NOT ZERO"
+	}
+	return "both zero"
 }

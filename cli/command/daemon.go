@@ -98,7 +98,7 @@ func (b *builder) audit() *cli.Command {
 				return err
 			}
 			if n := len(report.Findings); n > 0 {
-				return failed(exitInternal, "", "audit of %s: %d findings", in.arg(0), n)
+				return failed(exitInternal, "", "audit of %s: %s", in.arg(0), count(n, "finding"))
 			}
 			return nil
 		},

@@ -226,8 +226,8 @@ func usageFault(c *cli.Context, err error, _ bool) error {
 	return &fault{code: exitInvalid, cause: err, hints: []string{hint}}
 }
 
-func unknownCommand(name string, commands []*cli.Command) error {
-	hint := "joule --help"
+func unknownCommand(name, parent string, commands []*cli.Command) error {
+	hint := parent + " --help"
 	if near := nearest(name, commands); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}

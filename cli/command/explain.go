@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/joulecloud/joule/cli/money"
@@ -19,7 +20,13 @@ func explainLease(in *invocation) error {
 	if err != nil {
 		return err
 	}
-	return in.result(resp, 0, func(w io.Writer) error { return writeExplanation(w, resp) })
+	if err := in.result(resp, 0, func(w io.Writer) error { return writeExplanation(w, resp) }); err != nil {
+		return err
+	}
+	if verdict, ok := chargeVerdict(resp); !ok {
+		return failed(exitInternal, "", "charge of %s: %s", leaseName(id), verdict)
+	}
+	return nil
 }
 
 func writeExplanation(w io.Writer, e *joulev1.ExplainLeaseResponse) error {
@@ -33,7 +40,7 @@ func writeExplanation(w io.Writer, e *joulev1.ExplainLeaseResponse) error {
 	}{
 		{"COST", func(w io.Writer) error { return writeCost(w, e) }},
 		{"CONVERSION", func(w io.Writer) error { return writeConversions(w, e) }},
-		{"JOURNAL", entryTable(e.GetEntries()).Write},
+		{"JOURNAL", func(w io.Writer) error { return writeEntries(w, e.GetEntries()) }},
 	}
 	for _, s := range sections {
 		if _, err := fmt.Fprintf(w, "\n%s\n", s.title); err != nil {
@@ -63,12 +70,14 @@ func leaseFields(l *joulev1.Lease) *output.Fields {
 	} else {
 		f.Add("refused", "nothing")
 	}
-	if len(l.GetQuality()) > 0 {
-		f.Add("quality", "%s", strings.Join(l.GetQuality(), ", "))
-	} else {
-		f.Add("quality", "every boundary stamped by the kernel")
+	switch {
+	case l.GetLastSeq() == 0:
+		f.Add("records", "none yet")
+	case len(l.GetQuality()) > 0:
+		f.Add("records", "%d, quality: %s", l.GetLastSeq(), strings.Join(l.GetQuality(), ", "))
+	default:
+		f.Add("records", "%d, every boundary stamped by the kernel", l.GetLastSeq())
 	}
-	f.Add("last record", "%d", l.GetLastSeq())
 	f.Add("hold", "%s", amount(payIn(l), l.GetHold()))
 	if l.GetBudgetNusd() != 0 {
 		f.Add("budget", "%s for the whole job", amount(usd, l.GetBudgetNusd()))
@@ -102,14 +111,35 @@ func writeCost(w io.Writer, e *joulev1.ExplainLeaseResponse) error {
 	if err := t.Write(w); err != nil {
 		return err
 	}
-	charged := fmt.Sprint(e.GetLease().GetChargedNusd())
-	verdict := "equal"
-	if charged != e.GetRecomputedNusd() {
-		verdict = "NOT EQUAL"
-	}
-	_, err := fmt.Fprintf(w, "exact %s nUSD, its floor %s nUSD, charged %s nUSD: %s\n",
-		output.Clean(e.GetExactNusd()), output.Clean(e.GetRecomputedNusd()), charged, verdict)
+	verdict, _ := chargeVerdict(e)
+	_, err := fmt.Fprintf(w, "exact %s nUSD, its floor %s nUSD, charged %d nUSD: %s\n",
+		output.Clean(e.GetExactNusd()), output.Clean(e.GetRecomputedNusd()), e.GetLease().GetChargedNusd(), verdict)
 	return err
+}
+
+// chargeVerdict compares what was charged with what usage and prices give. Less
+// is what a hold could not cover; more is never right.
+func chargeVerdict(e *joulev1.ExplainLeaseResponse) (verdict string, ok bool) {
+	recomputed, err := strconv.ParseInt(e.GetRecomputedNusd(), 10, 64)
+	if err != nil {
+		return "the server recomputed nothing to compare with", false
+	}
+	switch d := e.GetLease().GetChargedNusd() - recomputed; {
+	case d > 0:
+		return fmt.Sprintf("%d nUSD too much", d), false
+	case d < 0:
+		return fmt.Sprintf("%d nUSD less, which funds lacked", -d), true
+	}
+	return "equal", true
+}
+
+// writeEntries prints the journal's part of an explanation.
+func writeEntries(w io.Writer, entries []*joulev1.JournalEntry) error {
+	if len(entries) == 0 {
+		_, err := fmt.Fprintln(w, "no entries")
+		return err
+	}
+	return entryTable(entries).Write(w)
 }
 
 func writeConversions(w io.Writer, e *joulev1.ExplainLeaseResponse) error {

@@ -153,32 +153,79 @@ func listHosts(in *invocation) error {
 func (b *builder) offer() *cli.Command {
 	var flags []cli.Flag
 	for _, d := range dimensions(nil) {
-		flags = append(flags, &cli.StringFlag{Name: d.name, Usage: "`USD` per hour and " + d.per + " (required)"})
+		flags = append(flags, &cli.StringFlag{Name: d.name, Usage: "`USD` per hour and " + d.per})
 	}
 	return group("offer", "what a host asks",
 		b.command(leaf{
 			name: "set", usage: "set the prices of a host's future leases", args: []string{"HOST"}, changing: true,
-			description: "All four prices are set together; 0 means free. Example: joule offer set dc-1 --base 0.01 --cpu 0.04 --gpu 2.50 --memory 0.005",
+			description: "A price that isn't given stays as it is; in a host's first offer it is 0, free. Example: joule offer set dc-1 --base 0.01 --cpu 0.04 --gpu 2.50 --memory 0.005",
 			flags:       flags, notFound: hintHosts, run: setOffer,
 		}))
 }
 
 func setOffer(in *invocation) error {
-	p := &joulev1.Prices{}
-	into := map[string]*int64{"base": &p.BaseNusdPerHour, "cpu": &p.CpuNusdPerHour,
-		"gpu": &p.GpuNusdPerHour, "memory": &p.MemoryNusdPerHour}
+	set := &joulev1.Prices{}
+	given := 0
 	for _, d := range dimensions(nil) {
-		text, err := in.required(d.name)
+		if !in.c.IsSet(d.name) {
+			continue
+		}
+		given++
+		n, err := money.Parse(money.USD, "--"+d.name, in.c.String(d.name))
 		if err != nil {
 			return err
 		}
-		if *into[d.name], err = money.Parse(money.USD, "--"+d.name, text); err != nil {
+		setPrice(set, d.name, n)
+	}
+	all := dimensions(set)
+	switch {
+	case given == 0:
+		return invalid("joule offer set --help", "offer set: needs a price: --base, --cpu, --gpu or --memory")
+	case given < len(all):
+		old, err := offerOf(in, in.arg(0))
+		if err != nil {
 			return err
 		}
+		for _, d := range dimensions(old) {
+			if !in.c.IsSet(d.name) {
+				setPrice(set, d.name, d.nusd)
+			}
+		}
 	}
-	resp, err := call(in, Client.SetOffer, &joulev1.SetOfferRequest{Key: in.idempotencyKey(), Host: in.arg(0), Prices: p})
+	resp, err := call(in, Client.SetOffer, &joulev1.SetOfferRequest{Key: in.idempotencyKey(), Host: in.arg(0), Prices: set})
 	if err != nil {
 		return err
 	}
-	return in.done(resp, 0, "offer of %s set: %s (USD per hour)", in.arg(0), prices(p))
+	var parts []string
+	for _, d := range dimensions(set) {
+		parts = append(parts, d.name+" "+usdNumber(d.nusd))
+	}
+	return in.done(resp, 0, "offer of %s set: %s (USD per hour)", in.arg(0), strings.Join(parts, ", "))
+}
+
+// offerOf is a host's offer, nil where it has none yet.
+func offerOf(in *invocation, host string) (*joulev1.Prices, error) {
+	resp, err := call(in, Client.ListHosts, &joulev1.ListHostsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range resp.GetHosts() {
+		if h.GetName() == host {
+			return h.GetOffer(), nil
+		}
+	}
+	return nil, failed(exitNotFound, hintHosts, "no host %q", host)
+}
+
+func setPrice(p *joulev1.Prices, dimension string, nusd int64) {
+	switch dimension {
+	case "base":
+		p.BaseNusdPerHour = nusd
+	case "cpu":
+		p.CpuNusdPerHour = nusd
+	case "gpu":
+		p.GpuNusdPerHour = nusd
+	case "memory":
+		p.MemoryNusdPerHour = nusd
+	}
 }

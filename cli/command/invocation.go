@@ -73,7 +73,7 @@ func group(name, usage string, commands ...*cli.Command) *cli.Command {
 		CustomHelpTemplate: groupHelp,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return unknownCommand(c.Args().First(), commands)
+				return unknownCommand(c.Args().First(), "joule "+name, commands)
 			}
 			names := make([]string, len(commands))
 			for i, sub := range commands {
@@ -172,7 +172,7 @@ func (in *invocation) required(flag string) (string, error) {
 	return "", invalid(in.c.Command.HelpName+" --help", "--%s: missing", flag)
 }
 
-// uint reads a whole number between least and most.
+// parseUint reads a whole number between least and most.
 func parseUint(field, text string, least, most uint64) (uint64, error) {
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || n < least || n > most {

@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/urfave/cli/v2"
 
@@ -44,7 +45,7 @@ func (b *builder) lease() *cli.Command {
 }
 
 func listLeases(in *invocation) error {
-	after, err := parseUint("--after", in.c.String("after"), 0, 1<<63)
+	after, err := parseUint("--after", in.c.String("after"), 0, math.MaxInt64)
 	if err != nil {
 		return err
 	}

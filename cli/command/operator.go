@@ -175,7 +175,8 @@ func showStatus(in *invocation) error {
 			f.Add("rate", "%s per JOULE (rate %d)", amount(usd, st.GetRateNusdPerJoule()), st.GetRateId())
 		}
 		f.Add("policy", "fee %s, slice %v", money.FormatPPM(st.GetFeePpm()), sliceOf(st))
-		f.Add("balances", "sum to %s and %s", amount(usd, st.GetUsdSum()), amount(joule, st.GetJouleSum()))
+		f.Add("balances", "sum to %s and %s: %s", amount(usd, st.GetUsdSum()), amount(joule, st.GetJouleSum()),
+			sumsVerdict(st.GetUsdSum(), st.GetJouleSum()))
 		f.Add("sessions", "%d", st.GetSessions())
 		return f.Write(w)
 	})

@@ -84,6 +84,14 @@ func moment(unixMs int64) string {
 	return time.UnixMilli(unixMs).UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
+// count prints n things: "1 lease", "2 leases".
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // leaseName is a lease's id as people write it.
 func leaseName(id uint64) string { return fmt.Sprintf("L%d", id) }
 
