@@ -1,0 +1,17 @@
+// Package journal keeps the history of the ledger on disk: every applied block
+// in order, in segment files that only grow, with an index in memory by lease
+// and by account.
+//
+// A segment journal-<first sequence>.jl begins with a header (magic, first
+// sequence, digest of the block before, CRC-32C) and holds frames: length and
+// CRC-32C, each uint32 little-endian, then the block's bytes as package wire
+// writes them. The CRC covers the length too. The file "synced" names the last
+// block that is known to be on the disk.
+//
+// The Raft log is the durable copy of a block until a snapshot lets it go. So
+// Append does not fsync, and Open drops whatever is damaged behind the last
+// Sync (a crash leaves such tails): those blocks are applied and appended
+// again. Damage before it is an error that names file and offset.
+//
+// Nothing here is read by the state machine.
+package journal

@@ -1,0 +1,392 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/joulecloud/joule/settlement/ledger"
+	"github.com/joulecloud/joule/settlement/wire"
+)
+
+// segmentBytes is the size beyond which a segment is followed by a new one.
+const segmentBytes = 64 << 20
+
+// blockBytesMax keeps frames and offsets within uint32.
+const blockBytesMax = 1 << 30
+
+// file is what the journal needs of a file that it writes.
+type file interface {
+	io.Writer
+	io.WriterAt
+	Sync() error
+	Close() error
+}
+
+// Journal is an open journal. One goroutine appends; any number may read and
+// sync meanwhile.
+type Journal struct {
+	dir     string
+	rotate  int64
+	create  func(path string) (file, error) // a new file that must not exist
+	lock    *os.File
+	mark    file // the sync mark
+	dropped *TornError
+
+	syncMu sync.Mutex // held over fsync and rotation; before mu
+
+	mu     sync.RWMutex
+	segs   []segment
+	tail   file  // the last segment; nil: the next block begins one
+	size   int64 // of tail
+	seq    uint64
+	digest ledger.Digest
+	index  index
+	linked bool  // the last append continued the journal's own last block
+	err    error // the first write error, or ErrClosed
+	frame  []byte
+}
+
+// Open opens the journal in dir for appending, creating dir if needed. It reads
+// every block, checks form, sequence and digest of each, and drops a damaged
+// tail that was never synced (see Dropped). It returns a *CorruptError for any
+// other damage and ErrLocked when another process has it open.
+func Open(dir string) (*Journal, error) { return open(dir, segmentBytes, createFile) }
+
+func createFile(path string) (file, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+func open(dir string, rotate int64, create func(string) (file, error)) (_ *Journal, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create journal directory: %w", err)
+	}
+	j := &Journal{dir: dir, rotate: rotate, create: create, index: newIndex()}
+	defer func() {
+		if err != nil {
+			j.release()
+		}
+	}()
+	if j.lock, err = lockDir(dir); err != nil {
+		return nil, err
+	}
+	if err := j.load(); err != nil {
+		return nil, err
+	}
+	if j.mark, err = os.OpenFile(filepath.Join(dir, syncedName), os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
+		return nil, fmt.Errorf("open journal's sync mark: %w", err)
+	}
+	if err := j.openTail(); err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "LOCK")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock journal: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, fmt.Errorf("lock %q: %w", path, err)
+	}
+	return f, nil
+}
+
+// load reads the whole journal into the index, and cuts a torn tail off.
+func (j *Journal) load() error {
+	segs, err := segments(j.dir)
+	if err != nil {
+		return err
+	}
+	j.segs = segs
+	at := -1
+	for f, err := range Scan(j.dir) {
+		var torn *TornError
+		if errors.As(err, &torn) {
+			return j.cut(torn)
+		}
+		if err != nil {
+			return err
+		}
+		if at < 0 || j.segs[at].path != f.File {
+			at++
+		}
+		b := f.Block
+		corrupt := func(format string, args ...any) error {
+			return &CorruptError{File: f.File, Offset: f.Offset, Reason: fmt.Sprintf(format, args...)}
+		}
+		if b.Seq != j.seq+1 {
+			return corrupt("block %d follows block %d", b.Seq, j.seq)
+		}
+		want, err := wire.BlockDigest(j.digest, f.Encoded)
+		if err != nil {
+			return corrupt("%v", err)
+		}
+		if b.Digest != want {
+			return corrupt("block %d has digest %x, its content and the block before give %x", b.Seq, b.Digest, want)
+		}
+		j.index.add(b, at, f.Offset)
+		j.seq, j.digest = b.Seq, b.Digest
+	}
+	return nil
+}
+
+// cut drops the tail that Scan found torn: its file too when not even the
+// header is whole.
+func (j *Journal) cut(t *TornError) error {
+	j.dropped = t
+	if t.Offset < int64(headerSize) {
+		if err := os.Remove(t.File); err != nil {
+			return fmt.Errorf("drop torn journal segment: %w", err)
+		}
+		j.segs = j.segs[:len(j.segs)-1]
+		return syncDir(j.dir)
+	}
+	f, err := os.OpenFile(t.File, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("cut torn journal segment: %w", err)
+	}
+	err = f.Truncate(t.Offset)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cut torn journal segment: %w", err)
+	}
+	return nil
+}
+
+// openTail opens the last segment for appending.
+func (j *Journal) openTail() error {
+	if len(j.segs) == 0 {
+		return nil
+	}
+	f, err := os.OpenFile(j.segs[len(j.segs)-1].path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return fmt.Errorf("open journal segment: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("open journal segment: %w", err)
+	}
+	j.tail, j.size = appendFile{f}, info.Size()
+	return nil
+}
+
+// appendFile satisfies file; a file opened for appending takes no WriteAt, and
+// none is made.
+type appendFile struct{ *os.File }
+
+// Dropped says what Open cut off; nil if nothing.
+func (j *Journal) Dropped() *TornError { return j.dropped }
+
+// Last returns the last block's sequence and digest; zeros for an empty
+// journal.
+func (j *Journal) Last() (seq uint64, digest ledger.Digest) {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	return j.seq, j.digest
+}
+
+// Append adds the next block; encoded are its bytes as wire.AppendBlock made
+// them. Neither is kept or
+// changed. A block that the journal has already (the Raft log is
+// replayed after a restart) is skipped, after a comparison of its digest. Errors
+// are *MismatchError, a gap in the sequence, and the first write error, which
+// every later call returns too: what a failed write left behind is unknown.
+//
+// When Append returns, readers see the block, but it need not survive a crash
+// of the machine: the Raft log is the durable copy, and whoever lets that go
+// (a snapshot) calls Sync first.
+func (j *Journal) Append(encoded []byte, b *wire.Block) error {
+	j.mu.RLock() // this is the only goroutine that writes these
+	err, seq, prev, size, linked := j.err, j.seq, j.digest, j.size, j.linked
+	j.mu.RUnlock()
+	if err != nil {
+		return err
+	}
+	if len(encoded) > blockBytesMax {
+		return fmt.Errorf("append block %d to the journal: it has %d bytes, at most %d", b.Seq, len(encoded), blockBytesMax)
+	}
+	if b.Seq <= seq {
+		j.linked = false
+		return j.compare(b)
+	}
+	if b.Seq != seq+1 {
+		return fmt.Errorf("append block %d to the journal: its last is %d", b.Seq, seq)
+	}
+	if !linked {
+		// The first block after Open or after a replay could belong to another
+		// history; its successors are the caller's own chain.
+		want, err := wire.BlockDigest(prev, encoded)
+		if err != nil {
+			return fmt.Errorf("append block %d to the journal: %w", b.Seq, err)
+		}
+		if want != b.Digest {
+			return &MismatchError{Seq: b.Seq, Have: want, Got: b.Digest}
+		}
+	}
+	if j.tail == nil || size >= j.rotate {
+		if err := j.nextSegment(b.Seq, prev); err != nil {
+			return j.fail(err)
+		}
+		size = j.size
+	}
+	j.frame = appendFrame(j.frame[:0], encoded)
+	if _, err := j.tail.Write(j.frame); err != nil {
+		return j.fail(fmt.Errorf("write journal block %d: %w", b.Seq, err))
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err != nil {
+		return j.err
+	}
+	j.index.add(b, len(j.segs)-1, size)
+	j.size += int64(len(j.frame))
+	j.seq, j.digest, j.linked = b.Seq, b.Digest, true
+	return nil
+}
+
+// compare checks a block that the journal has.
+func (j *Journal) compare(b *wire.Block) error {
+	have, err := j.digestOf(b.Seq)
+	if err != nil {
+		return err
+	}
+	if have != b.Digest {
+		return &MismatchError{Seq: b.Seq, Have: have, Got: b.Digest}
+	}
+	return nil
+}
+
+// nextSegment makes the full segment durable and begins a new one.
+func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
+	if j.tail != nil {
+		if err := j.tail.Sync(); err != nil {
+			return fmt.Errorf("sync journal segment: %w", err)
+		}
+		if err := writeSynced(j.mark, first-1); err != nil {
+			return fmt.Errorf("write journal's sync mark: %w", err)
+		}
+		if err := j.tail.Close(); err != nil {
+			return fmt.Errorf("close journal segment: %w", err)
+		}
+		j.tail = nil
+	}
+	seg := segment{path: filepath.Join(j.dir, segmentName(first)), first: first}
+	f, err := j.create(seg.path)
+	if err != nil {
+		return fmt.Errorf("create journal segment: %w", err)
+	}
+	j.tail = f
+	header := appendHeader(nil, first, prev)
+	if _, err := f.Write(header); err != nil {
+		return fmt.Errorf("write journal segment's header: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync journal segment: %w", err)
+	}
+	if err := syncDir(j.dir); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.segs = append(j.segs, seg)
+	j.size = int64(len(header))
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync journal directory: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync journal directory: %w", err)
+	}
+	return nil
+}
+
+// fail keeps the first error.
+func (j *Journal) fail(err error) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err == nil {
+		j.err = err
+	}
+	return j.err
+}
+
+// Sync returns when every block appended before the call is on disk. Appending
+// and reading go on meanwhile. Its first error ends the journal as Append's
+// does.
+func (j *Journal) Sync() error {
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
+	return j.syncLocked()
+}
+
+func (j *Journal) syncLocked() error {
+	j.mu.RLock()
+	seq, err := j.seq, j.err
+	j.mu.RUnlock()
+	if err != nil {
+		return err
+	}
+	if j.tail == nil {
+		return nil
+	}
+	if err := j.tail.Sync(); err != nil {
+		return j.fail(fmt.Errorf("sync journal segment: %w", err))
+	}
+	if err := writeSynced(j.mark, seq); err != nil {
+		return j.fail(fmt.Errorf("write journal's sync mark: %w", err))
+	}
+	return nil
+}
+
+// Close syncs and closes the journal. It must not be called while Append runs.
+// A second call does nothing.
+func (j *Journal) Close() error {
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
+	err := j.syncLocked()
+	if errors.Is(err, ErrClosed) {
+		return nil
+	}
+	j.mu.Lock()
+	j.err = ErrClosed
+	j.mu.Unlock()
+	return errors.Join(err, j.release())
+}
+
+func (j *Journal) release() error {
+	var errs []error
+	if j.tail != nil {
+		errs = append(errs, j.tail.Close())
+		j.tail = nil
+	}
+	if j.mark != nil {
+		errs = append(errs, j.mark.Close())
+		j.mark = nil
+	}
+	if j.lock != nil {
+		errs = append(errs, j.lock.Close())
+		j.lock = nil
+	}
+	return errors.Join(errs...)
+}
