@@ -37,7 +37,7 @@ type Result struct {
 	Msg     string         // on failure: what was wrong, naming the field and the value
 	ID      uint64         // the new customer, supplier, host, rate or lease id
 	Lease   *LeaseGrant    // OpenLease, TopUpLease
-	Records []RecordResult // UsageBatch, one per record, in order
+	Records []RecordResult // UsageBatch, one per record, in order; see Ledger.Apply for how long it is valid
 }
 
 // Err is nil for CodeOK and an *Error otherwise.
@@ -79,7 +79,7 @@ type RecordResult struct {
 	Lease   LeaseID
 	Seq     uint64
 	Status  RecordStatus
-	Stop    CloseReason // CloseFunds: stop the task now; CloseNone: go on
+	Stop    CloseReason // CloseNone: go on; else stop the task now: CloseFunds, or why the lease was closed before
 	Charged NUSD        // this record's charge
 }
 

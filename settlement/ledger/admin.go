@@ -1,0 +1,249 @@
+package ledger
+
+import "math"
+
+// Each command checks in this order: its fields as they are declared, then
+// what they refer to, then whether a name is taken, then money. Nothing is
+// changed before the last check.
+
+func (l *Ledger) createCustomer(c *CreateCustomer) Result {
+	var ck check
+	ck.name("name", c.Name)
+	ck.text("namespace", c.Namespace, NomadNameBytesMax)
+	ck.currency("pay_in", c.PayIn)
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	if _, ok := l.customerNames[c.Name]; ok {
+		return refuse(CodeExists, "customer %q exists", c.Name)
+	}
+	if id, ok := l.namespaces[c.Namespace]; ok {
+		return refuse(CodeExists, "namespace %q belongs to customer %q", c.Namespace, l.customers[id-1].name)
+	}
+	row := customer{name: c.Name, namespace: c.Namespace, payIn: c.PayIn,
+		usd: l.openAccount("customer/"+c.Name, USD), joule: l.openAccount("customer/"+c.Name, JOULE),
+		holdUSD: l.openAccount("hold/"+c.Name, USD), holdJoule: l.openAccount("hold/"+c.Name, JOULE)}
+	id := l.addCustomer(row)
+	l.emit(EntryCustomer).Fact = &CustomerCreated{ID: id, Name: c.Name, Namespace: c.Namespace, PayIn: c.PayIn}
+	return Result{ID: uint64(id)}
+}
+
+func (l *Ledger) addCustomer(row customer) CustomerID {
+	l.customers = append(l.customers, row)
+	id := CustomerID(len(l.customers))
+	l.customerNames[row.name] = id
+	l.namespaces[row.namespace] = id
+	return id
+}
+
+func (l *Ledger) createSupplier(c *CreateSupplier) Result {
+	var ck check
+	ck.name("name", c.Name)
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	if _, ok := l.supplierNames[c.Name]; ok {
+		return refuse(CodeExists, "supplier %q exists", c.Name)
+	}
+	id := l.addSupplier(supplier{name: c.Name, joule: l.openAccount("supplier/"+c.Name, JOULE)})
+	l.emit(EntrySupplier).Fact = &SupplierCreated{ID: id, Name: c.Name}
+	return Result{ID: uint64(id)}
+}
+
+func (l *Ledger) addSupplier(row supplier) SupplierID {
+	l.suppliers = append(l.suppliers, row)
+	id := SupplierID(len(l.suppliers))
+	l.supplierNames[row.name] = id
+	return id
+}
+
+func (l *Ledger) enrollHost(c *EnrollHost) Result {
+	var ck check
+	ck.name("name", c.Name)
+	ck.name("supplier", c.Supplier)
+	if c.Class != ClassCrowd && c.Class != ClassDatacenter {
+		ck.failf("class must be 1 (crowd) or 2 (datacenter), got %d", c.Class)
+	}
+	if c.PublicKey == [32]byte{} {
+		ck.failf("public_key must not be all zero")
+	}
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	sup, ok := l.supplierNames[c.Supplier]
+	if !ok {
+		return refuse(CodeNotFound, "supplier %q not found", c.Supplier)
+	}
+	if _, ok := l.hostNames[c.Name]; ok {
+		return refuse(CodeExists, "host %q is enrolled", c.Name)
+	}
+	if other, ok := l.hostKeys[c.PublicKey]; ok {
+		return refuse(CodeExists, "public_key %x belongs to host %q", c.PublicKey, l.hosts[other-1].name)
+	}
+	id := l.addHost(host{name: c.Name, supplier: sup, class: c.Class, publicKey: c.PublicKey})
+	l.emit(EntryHost).Fact = &HostEnrolled{ID: id, Name: c.Name, Supplier: sup, Class: c.Class, PublicKey: c.PublicKey}
+	return Result{ID: uint64(id)}
+}
+
+func (l *Ledger) addHost(row host) HostID {
+	l.hosts = append(l.hosts, row)
+	id := HostID(len(l.hosts))
+	l.hostNames[row.name] = id
+	l.hostKeys[row.publicKey] = id
+	return id
+}
+
+func (l *Ledger) setOffer(c *SetOffer) Result {
+	var ck check
+	ck.name("host", c.Host)
+	ck.prices("prices", &c.Prices)
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	id, ok := l.hostNames[c.Host]
+	if !ok {
+		return refuse(CodeNotFound, "host %q not found", c.Host)
+	}
+	h := &l.hosts[id-1]
+	h.offer, h.hasOffer = c.Prices, true
+	l.emit(EntryOffer).Fact = &OfferSet{Host: id, Prices: c.Prices}
+	return Result{}
+}
+
+func (l *Ledger) setRate(c *SetRate) Result {
+	var ck check
+	ck.amount("nusd_per_joule", int64(c.NUSDPerJoule))
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	rate := Rate{ID: RateID(len(l.rates) + 1), NUSDPerJoule: c.NUSDPerJoule, Set: l.now}
+	l.rates = append(l.rates, rate)
+	l.emit(EntryRate).Fact = &RateSet{ID: rate.ID, NUSDPerJoule: rate.NUSDPerJoule}
+	l.convertPending()
+	return Result{ID: uint64(rate.ID)}
+}
+
+func (l *Ledger) setPolicy(c *SetPolicy) Result {
+	var ck check
+	ck.within("fee_ppm", uint64(c.FeePPM), 0, FeePPMMax)
+	ck.within("slice_ms", uint64(c.SliceMs), 1, SliceMsMax)
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	l.policy = Policy(*c)
+	l.emit(EntryPolicy).Fact = &PolicySet{FeePPM: c.FeePPM, SliceMs: c.SliceMs}
+	return Result{}
+}
+
+func (l *Ledger) deposit(c *Deposit) Result {
+	var ck check
+	ck.name("customer", c.Customer)
+	ck.currency("currency", c.Currency)
+	ck.amount("amount", c.Amount)
+	ck.text("ref", c.Ref, RefBytesMax)
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	id, ok := l.customerNames[c.Customer]
+	if !ok {
+		return refuse(CodeNotFound, "customer %q not found", c.Customer)
+	}
+	t := Transfer{Debit: externalUSD, Credit: l.customers[id-1].usd, Amount: c.Amount, Reason: ReasonDeposit, Ref: c.Ref}
+	if c.Currency == JOULE {
+		t.Debit, t.Credit = externalJoule, l.customers[id-1].joule
+		if out := l.balance(externalJoule); c.Amount > out {
+			return refuse(CodeInsufficient, "amount is %s, but only %s that was withdrawn can come back",
+				money(c.Amount, JOULE), money(out, JOULE))
+		}
+	} else if l.balance(externalUSD) < -math.MaxInt64+c.Amount {
+		// All other USD balances together are what external is short of, so
+		// this one check keeps every one of them within int64.
+		return refuse(CodeOverflow, "amount %s would take all deposits beyond %s",
+			money(c.Amount, USD), money(math.MaxInt64, USD))
+	}
+	l.transfer(&t)
+	return Result{}
+}
+
+func (l *Ledger) mint(c *Mint) Result {
+	var ck check
+	ck.amount("amount", int64(c.Amount))
+	ck.text("ref", c.Ref, RefBytesMax)
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	if left := JouleSupplyMax + NJ(l.balance(issuance)); c.Amount > left {
+		return refuse(CodeInsufficient, "amount is %s, but only %s is left of the supply cap of %s",
+			money(int64(c.Amount), JOULE), money(int64(left), JOULE), money(int64(JouleSupplyMax), JOULE))
+	}
+	l.transfer(&Transfer{Debit: issuance, Credit: treasuryJoule, Amount: int64(c.Amount), Reason: ReasonMint, Ref: c.Ref})
+	l.convertPending()
+	return Result{}
+}
+
+func (l *Ledger) withdraw(c *Withdraw) Result {
+	var ck check
+	switch c.Party {
+	case PartyCustomer, PartySupplier:
+		ck.name("name", c.Name)
+	case PartyTreasury:
+		if c.Name != "" {
+			ck.failf("name must be empty for the treasury, got %s", quote(c.Name))
+		}
+	default:
+		ck.failf("party must be 1 (customer), 2 (supplier) or 3 (treasury), got %d", c.Party)
+	}
+	ck.currency("currency", c.Currency)
+	if c.Party == PartySupplier && c.Currency == USD {
+		ck.failf("currency must be JOULE for a supplier, got USD")
+	}
+	ck.amount("amount", c.Amount)
+	ck.text("ref", c.Ref, RefBytesMax)
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	var from AccountID
+	switch c.Party {
+	case PartyCustomer:
+		id, ok := l.customerNames[c.Name]
+		if !ok {
+			return refuse(CodeNotFound, "customer %q not found", c.Name)
+		}
+		from = l.customers[id-1].account(c.Currency)
+	case PartySupplier:
+		id, ok := l.supplierNames[c.Name]
+		if !ok {
+			return refuse(CodeNotFound, "supplier %q not found", c.Name)
+		}
+		from = l.suppliers[id-1].joule
+	case PartyTreasury:
+		from = treasuryUSD
+		if c.Currency == JOULE {
+			from = treasuryJoule
+		}
+	}
+	if have := l.balance(from); have < c.Amount {
+		return refuse(CodeInsufficient, "account %q has %s, amount is %s",
+			l.accountNames[from-1], money(have, c.Currency), money(c.Amount, c.Currency))
+	}
+	to := externalUSD
+	if c.Currency == JOULE {
+		to = externalJoule
+	}
+	l.transfer(&Transfer{Debit: from, Credit: to, Amount: c.Amount, Reason: ReasonWithdraw, Ref: c.Ref})
+	return Result{}
+}
+
+func (c *customer) account(cur Currency) AccountID {
+	if cur == JOULE {
+		return c.joule
+	}
+	return c.usd
+}
+
+func (c *customer) hold(cur Currency) AccountID {
+	if cur == JOULE {
+		return c.holdJoule
+	}
+	return c.holdUSD
+}

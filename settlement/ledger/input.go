@@ -1,0 +1,166 @@
+package ledger
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+)
+
+// InputHash identifies the input of a command (rule M7): the SHA-256 of its
+// kind and fields, each string preceded by its length.
+type InputHash [32]byte
+
+type inputWriter []byte
+
+func (w *inputWriter) str(s string) {
+	w.num(uint64(len(s)))
+	*w = append(*w, s...)
+}
+
+func (w *inputWriter) num(v uint64) { *w = binary.LittleEndian.AppendUint64(*w, v) }
+
+func (w *inputWriter) prices(p *Prices) {
+	for _, d := range p.dimensions() {
+		w.num(uint64(d.price))
+	}
+}
+
+// hashInput covers every command but UsageBatch, which has no key. ok is false
+// for a command of a foreign type.
+func hashInput(cmd Command) (_ InputHash, ok bool) {
+	w := make(inputWriter, 0, 256)
+	if cmd == nil {
+		return InputHash{}, false
+	}
+	w.num(uint64(cmd.Kind()))
+	switch c := cmd.(type) {
+	case *CreateCustomer:
+		w.str(c.Name)
+		w.str(c.Namespace)
+		w.num(uint64(c.PayIn))
+	case *CreateSupplier:
+		w.str(c.Name)
+	case *EnrollHost:
+		w.str(c.Name)
+		w.str(c.Supplier)
+		w.num(uint64(c.Class))
+		w = append(w, c.PublicKey[:]...)
+	case *SetOffer:
+		w.str(c.Host)
+		w.prices(&c.Prices)
+	case *SetRate:
+		w.num(uint64(c.NUSDPerJoule))
+	case *SetPolicy:
+		w.num(uint64(c.FeePPM))
+		w.num(uint64(c.SliceMs))
+	case *Deposit:
+		w.str(c.Customer)
+		w.num(uint64(c.Currency))
+		w.num(uint64(c.Amount))
+		w.str(c.Ref)
+	case *Mint:
+		w.num(uint64(c.Amount))
+		w.str(c.Ref)
+	case *Withdraw:
+		w.num(uint64(c.Party))
+		w.str(c.Name)
+		w.num(uint64(c.Currency))
+		w.num(uint64(c.Amount))
+		w.str(c.Ref)
+	case *OpenLease:
+		for _, s := range []string{c.Host, c.Namespace, c.Job, c.Group, c.Task, c.Alloc, c.Invocation} {
+			w.str(s)
+		}
+		w.num(uint64(c.Resources.MilliCores))
+		w.num(uint64(c.Resources.MemoryMiB))
+		w.num(uint64(c.Resources.GPUs))
+		w.prices(&c.MaxPrices)
+		w.num(uint64(c.Budget))
+	case *TopUpLease:
+		w.num(uint64(c.Lease))
+		w.num(uint64(c.Slices))
+	case *CloseLease:
+		w.num(uint64(c.Lease))
+		w.num(uint64(c.Reason))
+		w.num(uint64(c.Host))
+	default:
+		return InputHash{}, false
+	}
+	return sha256.Sum256(w), true
+}
+
+// keyRow is an idempotency key, kept for ever with what it was used for and
+// what came of that.
+type keyRow struct {
+	key    string
+	input  InputHash
+	result Result
+}
+
+// applyKeyed applies a command at most once per key (rule M7). Every outcome
+// is kept, refusals too; only a malformed key leaves no trace.
+func (l *Ledger) applyKeyed(env *Envelope) Result {
+	if n := len(env.Key); n == 0 || n > KeyBytesMax {
+		return refuse(CodeInvalid, "key must be 1 to %d bytes, got %d", KeyBytesMax, n)
+	}
+	input, ok := hashInput(env.Command)
+	if !ok {
+		return refuse(CodeInvalid, "command: unknown type %T", env.Command)
+	}
+	if i, ok := l.keyIndex[env.Key]; ok {
+		row := l.keys.at(i)
+		if row.input != input {
+			return refuse(CodeConflict, "key %q was used before with another input", env.Key)
+		}
+		return row.result.clone()
+	}
+	res := l.dispatch(env.Command, input)
+	l.addKey(env.Key, input, res.clone())
+	return res
+}
+
+func (l *Ledger) addKey(key string, input InputHash, res Result) {
+	i, row := l.keys.add()
+	*row = keyRow{key: key, input: input, result: res}
+	l.keyIndex[key] = i
+}
+
+// clone copies what a caller could change.
+func (r *Result) clone() Result {
+	c := *r
+	if r.Lease != nil {
+		grant := *r.Lease
+		c.Lease = &grant
+	}
+	return c
+}
+
+func (l *Ledger) dispatch(cmd Command, input InputHash) Result {
+	switch c := cmd.(type) {
+	case *CreateCustomer:
+		return l.createCustomer(c)
+	case *CreateSupplier:
+		return l.createSupplier(c)
+	case *EnrollHost:
+		return l.enrollHost(c)
+	case *SetOffer:
+		return l.setOffer(c)
+	case *SetRate:
+		return l.setRate(c)
+	case *SetPolicy:
+		return l.setPolicy(c)
+	case *Deposit:
+		return l.deposit(c)
+	case *Mint:
+		return l.mint(c)
+	case *Withdraw:
+		return l.withdraw(c)
+	case *OpenLease:
+		return l.openLease(c, input)
+	case *TopUpLease:
+		return l.topUpLease(c)
+	case *CloseLease:
+		return l.closeLease(c)
+	}
+	panic(fmt.Sprintf("ledger: command %T hashed but not dispatched", cmd))
+}

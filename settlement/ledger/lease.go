@@ -1,0 +1,320 @@
+package ledger
+
+import "math"
+
+// LeaseRow is a lease's terms and running values without its texts: what every
+// usage record touches, so it holds no pointer. Exported for snapshots; read a
+// lease through Ledger.Lease.
+type LeaseRow struct {
+	Host           HostID
+	Customer       CustomerID
+	LastSeq        uint64
+	LastHash       Hash
+	Opened         Time
+	Closed         Time
+	Prices         Prices
+	Resources      Resources
+	FeePPM         uint32
+	SliceMs        uint32
+	Slice          NUSD // what one slice can cost (rule M5)
+	Budget         NUSD // of the job; 0: none
+	FirstHold      int64
+	Hold           int64 // in PayIn
+	HeldNUSD       NUSD  // what Hold was set aside for; equals it for a USD payer
+	Charged        NUSD
+	Unconverted    NUSD   // part of Charged that waits for JOULE (rule M6)
+	Carry          uint64 // remainder of the last conversion, in nUSD×10⁻⁹ (rule M4)
+	Paid, Fee      NJ
+	Claimed        Totals // as the host last said, active
+	ClaimedStandby Totals // and standby
+	Billed         Totals // Claimed within its bounds (rule U6)
+	Standby        Totals // ClaimedStandby within its bounds
+	LastRate       RateID // of the last conversion
+	Quality        Quality
+	PayIn          Currency
+	Reason         CloseReason
+	Stop           CloseReason // a stop that the host was asked for
+	Bounds         Bound
+	Known          Known // of the last record
+	ManyRates      bool  // converted at more than one rate
+
+	job      uint32
+	balance  AccountID // the customer's, in PayIn
+	hold     AccountID
+	supplier AccountID
+}
+
+// LeaseNames are a lease's texts, which only opening and reading touch.
+type LeaseNames struct {
+	Job, Group, Task, Alloc, Invocation string
+	Input                               InputHash // of its OpenLease
+}
+
+// leaseEpoch is the epoch of every lease without a pool: such a lease is its
+// own slot, which nobody else ever holds (rule S1), so all its active time is
+// its own (rule S2).
+const leaseEpoch = 1
+
+// openLease checks in this order: the fields; whether the lease exists
+// already; namespace, host, offer, rate; the job's max_price; its budget; the
+// funds for the first slice.
+func (l *Ledger) openLease(c *OpenLease, input InputHash) Result {
+	if res, ok := c.validate(); !ok {
+		return res
+	}
+	key := leaseKey{c.Alloc, c.Task, c.Invocation}
+	if id, ok := l.leaseIndex[key]; ok {
+		if l.leaseNames.at(int(id)).Input != input {
+			return refuse(CodeConflict, "lease %d was opened for alloc %q, task %q, invocation %q with other values",
+				id, c.Alloc, c.Task, c.Invocation)
+		}
+		return l.granted(id, l.leases.at(int(id)).FirstHold)
+	}
+	cust, ok := l.namespaces[c.Namespace]
+	if !ok {
+		return refuse(CodeNotFound, "namespace %q belongs to no customer", c.Namespace)
+	}
+	hostID, ok := l.hostNames[c.Host]
+	if !ok {
+		return refuse(CodeNotFound, "host %q not found", c.Host)
+	}
+	h := &l.hosts[hostID-1]
+	if !h.hasOffer {
+		return refuse(CodeNoOffer, "host %q has no offer", c.Host)
+	}
+	if len(l.rates) == 0 {
+		return refuse(CodeNoRate, "no rate was ever set")
+	}
+	limits := c.MaxPrices.dimensions()
+	for i, d := range h.offer.dimensions() {
+		if limit := limits[i].price; limit != 0 && d.price > limit {
+			return refuse(CodeTooDear, "host %q asks %s per hour of %s, the job's max_price is %s",
+				c.Host, money(int64(d.price), USD), d.name, money(int64(limit), USD))
+		}
+	}
+	slice, ok := sliceCost(l.policy.SliceMs, c.Resources, &h.offer)
+	if !ok {
+		return refuse(CodeOverflow, "the first %s slice of this task costs more than %s",
+			span(l.policy.SliceMs), money(math.MaxInt64, USD))
+	}
+	row := LeaseRow{Host: hostID, Customer: cust, Opened: l.now, Prices: h.offer, Resources: c.Resources,
+		FeePPM: l.policy.FeePPM, SliceMs: l.policy.SliceMs, Slice: slice, Budget: c.Budget,
+		PayIn: l.customers[cust-1].payIn}
+	names := LeaseNames{Job: c.Job, Group: c.Group, Task: c.Task, Alloc: c.Alloc, Invocation: c.Invocation, Input: input}
+	if res, ok := l.checkFirstSlice(&row, &names); !ok {
+		return res
+	}
+
+	id := l.addLease(&row, &names)
+	le := l.leases.at(int(id))
+	l.emit(EntryLeaseOpened).Fact = &LeaseOpened{ID: id, Customer: cust, Host: hostID,
+		Job: c.Job, Group: c.Group, Task: c.Task, Alloc: c.Alloc, Invocation: c.Invocation,
+		Prices: le.Prices, Resources: le.Resources, FeePPM: le.FeePPM, SliceMs: le.SliceMs, PayIn: le.PayIn, Budget: le.Budget}
+	l.raise(id, le, slice)
+	le.FirstHold = le.Hold
+	return l.granted(id, le.Hold)
+}
+
+func (c *OpenLease) validate() (Result, bool) {
+	var ck check
+	ck.name("host", c.Host)
+	for _, f := range []struct{ field, value string }{
+		{"namespace", c.Namespace}, {"job", c.Job}, {"group", c.Group}, {"task", c.Task},
+		{"alloc", c.Alloc}, {"invocation", c.Invocation},
+	} {
+		ck.text(f.field, f.value, NomadNameBytesMax)
+	}
+	ck.resources(&c.Resources)
+	ck.prices("max_prices", &c.MaxPrices)
+	if c.Budget < 0 {
+		ck.failf("budget must be 0 (none) or above, got %d", c.Budget)
+	}
+	return ck.result()
+}
+
+// checkFirstSlice says whether budget and balance allow the first hold.
+func (l *Ledger) checkFirstSlice(le *LeaseRow, names *LeaseNames) (Result, bool) {
+	var sums job
+	if i, ok := l.jobIndex[jobKey{le.Customer, names.Job}]; ok {
+		sums = *l.jobs.at(i)
+	}
+	if room := sums.room(le.Budget); room < le.Slice {
+		return refuse(CodeInsufficient, "job %q has %s left of its budget of %s, the first %s slice of this task needs %s",
+			names.Job, money(int64(room), USD), money(int64(le.Budget), USD), span(le.SliceMs), money(int64(le.Slice), USD)), false
+	}
+	cust := &l.customers[le.Customer-1]
+	have, need := l.balance(cust.account(le.PayIn)), l.inPayIn(le, le.Slice)
+	if have < need {
+		return refuse(CodeInsufficient, "customer %q has %s, the first %s slice of this task needs %s",
+			cust.name, money(have, le.PayIn), span(le.SliceMs), money(need, le.PayIn)), false
+	}
+	return Result{}, true
+}
+
+// addLease stores the row under the next id and links it to the accounts and
+// the job that it concerns. It moves no money and makes no entry.
+func (l *Ledger) addLease(row *LeaseRow, names *LeaseNames) LeaseID {
+	i, le := l.leases.add()
+	*le = *row
+	_, n := l.leaseNames.add()
+	*n = *names
+	id := LeaseID(i)
+	l.leaseIndex[leaseKey{names.Alloc, names.Task, names.Invocation}] = id
+
+	cust := &l.customers[le.Customer-1]
+	h := &l.hosts[le.Host-1]
+	le.balance, le.hold = cust.account(le.PayIn), cust.hold(le.PayIn)
+	le.supplier = l.suppliers[h.supplier-1].joule
+	jk := jobKey{le.Customer, names.Job}
+	j, ok := l.jobIndex[jk]
+	if !ok {
+		j, _ = l.jobs.add()
+		l.jobIndex[jk] = j
+	}
+	le.job = uint32(j)
+	sums := l.jobs.at(j)
+	sums.charged += le.Charged
+	sums.held += le.HeldNUSD
+	if le.Reason == CloseNone {
+		h.openLeases++
+	}
+	if le.Unconverted > 0 {
+		l.pending.add(uint64(id))
+	}
+	return id
+}
+
+func (l *Ledger) granted(id LeaseID, hold int64) Result {
+	return Result{ID: uint64(id), Lease: &LeaseGrant{Lease: id, Prices: l.leases.at(int(id)).Prices, Epoch: leaseEpoch, Hold: hold}}
+}
+
+// lease finds a lease of a command.
+func (l *Ledger) lease(id LeaseID) (*LeaseRow, bool) {
+	if id == 0 || id > LeaseID(l.leases.len()) {
+		return nil, false
+	}
+	return l.leases.at(int(id)), true
+}
+
+// topUpLease raises the hold to cover Slices slices beyond what is already
+// used, all of it or nothing.
+func (l *Ledger) topUpLease(c *TopUpLease) Result {
+	if c.Slices == 0 {
+		return refuse(CodeInvalid, "slices must be above 0, got 0")
+	}
+	le, ok := l.lease(c.Lease)
+	if !ok {
+		return refuse(CodeNotFound, "lease %d not found", c.Lease)
+	}
+	if le.Reason != CloseNone {
+		return refuse(CodeClosed, "lease %d has ended", c.Lease)
+	}
+	want, _, ok := u128{lo: uint64(le.owed())}.addMul(uint64(le.Slice), uint64(c.Slices)).div(1)
+	if !ok {
+		return refuse(CodeOverflow, "%d slices of lease %d cost more than %s", c.Slices, c.Lease, money(math.MaxInt64, USD))
+	}
+	target := NUSD(want)
+	if more := target - le.HeldNUSD; more > 0 {
+		if room := l.jobs.at(int(le.job)).room(le.Budget); room < more {
+			return refuse(CodeInsufficient, "job %q has %s left of its budget of %s, %d slices of lease %d need %s more",
+				l.leaseNames.at(int(c.Lease)).Job, money(int64(room), USD), money(int64(le.Budget), USD),
+				c.Slices, c.Lease, money(int64(more), USD))
+		}
+	}
+	have, need := l.balance(le.balance), l.inPayIn(le, target)-le.Hold
+	if have < need {
+		return refuse(CodeInsufficient, "customer %q has %s, %d slices of lease %d need %s more",
+			l.customers[le.Customer-1].name, money(have, le.PayIn), c.Slices, c.Lease, money(need, le.PayIn))
+	}
+	l.raise(c.Lease, le, target)
+	l.charge(c.Lease, le)
+	return l.granted(c.Lease, le.Hold)
+}
+
+// closeLease charges what the known usage still owes, as far as there are
+// funds, and releases the rest. Closing a closed lease again for the same
+// reason changes nothing.
+func (l *Ledger) closeLease(c *CloseLease) Result {
+	if c.Reason < CloseFinished || c.Reason > CloseHostLost {
+		return refuse(CodeInvalid, "reason must be %d to %d, got %d", CloseFinished, CloseHostLost, c.Reason)
+	}
+	le, ok := l.lease(c.Lease)
+	if !ok {
+		return refuse(CodeNotFound, "lease %d not found", c.Lease)
+	}
+	if c.Host != 0 && c.Host != le.Host {
+		return refuse(CodeForbidden, "lease %d is not of host %d", c.Lease, c.Host)
+	}
+	switch le.Reason {
+	case CloseNone:
+	case c.Reason:
+		return Result{}
+	default:
+		return refuse(CodeClosed, "lease %d has ended", c.Lease)
+	}
+	l.raise(c.Lease, le, le.owed())
+	l.charge(c.Lease, le)
+	l.end(c.Lease, le, c.Reason)
+	return Result{}
+}
+
+// end releases the rest of the hold and closes the lease.
+func (l *Ledger) end(id LeaseID, le *LeaseRow, reason CloseReason) {
+	if le.Hold > 0 {
+		l.transfer(&Transfer{Debit: le.hold, Credit: le.balance, Amount: le.Hold, Reason: ReasonRelease, Lease: id})
+		le.Hold = 0
+	}
+	l.jobs.at(int(le.job)).held -= le.HeldNUSD
+	le.HeldNUSD = 0
+	le.Reason, le.Closed = reason, l.now
+	l.hosts[le.Host-1].openLeases--
+	l.emit(EntryLeaseClosed).Fact = &LeaseClosed{ID: id, Reason: reason}
+}
+
+// room is what the job may still set aside. Without a budget the bound is
+// int64 itself, so that no sum of a job's charges can overflow (rule M1).
+func (j *job) room(budget NUSD) NUSD {
+	if budget == 0 {
+		budget = math.MaxInt64
+	}
+	return max(0, budget-j.charged-j.held)
+}
+
+// owed is the cost that has not been charged yet.
+func (le *LeaseRow) owed() NUSD { return cost(&le.Billed, &le.Prices) - le.Charged }
+
+// inPayIn is what covers a charge of an amount of USD in the customer's
+// currency, at the rate in force.
+func (l *Ledger) inPayIn(le *LeaseRow, amount NUSD) int64 {
+	if le.PayIn == JOULE {
+		return jouleFor(amount, le.Carry, l.rate().NUSDPerJoule)
+	}
+	return int64(amount)
+}
+
+// rate is the rate in force; a lease is only opened when there is one.
+func (l *Ledger) rate() *Rate { return &l.rates[len(l.rates)-1] }
+
+// raise sets money aside for the lease until its hold covers want, or as much
+// of it as the budget and the balance allow.
+func (l *Ledger) raise(id LeaseID, le *LeaseRow, want NUSD) {
+	sums := l.jobs.at(int(le.job))
+	if want > le.HeldNUSD {
+		want = le.HeldNUSD + min(want-le.HeldNUSD, sums.room(le.Budget))
+	} else if le.PayIn == USD {
+		return
+	}
+	before := le.HeldNUSD
+	if add := min(l.inPayIn(le, want)-le.Hold, l.balance(le.balance)); add > 0 {
+		l.transfer(&Transfer{Debit: le.balance, Credit: le.hold, Amount: add, Reason: ReasonHold, Lease: id})
+		le.Hold += add
+	}
+	if le.PayIn == USD {
+		le.HeldNUSD = NUSD(le.Hold)
+	} else {
+		// A hold in JOULE counts for the USD that it is worth now, but never
+		// for more than the budget let it be set aside for.
+		le.HeldNUSD = min(max(want, le.HeldNUSD), worth(le.Hold, l.rate().NUSDPerJoule))
+	}
+	sums.held += le.HeldNUSD - before
+}

@@ -1,0 +1,225 @@
+package ledger
+
+import "math"
+
+// Rate is the price of one JOULE.
+type Rate struct {
+	ID           RateID
+	NUSDPerJoule NUSD
+	Set          Time
+}
+
+// Policy are the operator's parameters (see SetPolicy).
+type Policy struct{ FeePPM, SliceMs uint32 }
+
+// Account is one balance.
+type Account struct {
+	ID       AccountID
+	Name     string
+	Currency Currency
+	Balance  int64
+}
+
+// Customer is a customer.
+type Customer struct {
+	ID              CustomerID
+	Name, Namespace string
+	PayIn           Currency
+}
+
+// Supplier is a supplier.
+type Supplier struct {
+	ID   SupplierID
+	Name string
+}
+
+// Host is a supplier's machine.
+type Host struct {
+	ID         HostID
+	Name       string
+	Supplier   SupplierID
+	Class      Class
+	PublicKey  [32]byte
+	Offer      Prices
+	HasOffer   bool
+	OpenLeases uint32
+}
+
+// Lease is a lease with its terms and running values. Totals are cumulative.
+type Lease struct {
+	ID       LeaseID
+	Customer CustomerID
+	Supplier SupplierID
+	Host     HostID
+	Class    Class
+
+	Job, Group, Task, Alloc, Invocation string
+
+	Prices    Prices
+	Resources Resources
+	FeePPM    uint32
+	SliceMs   uint32
+	SliceNUSD NUSD // what one slice can cost (rule M5)
+	PayIn     Currency
+	Budget    NUSD // of the job; 0: none
+	Epoch     uint32
+
+	Opened    Time
+	Closed    Time        // 0 while open
+	Reason    CloseReason // CloseNone while open
+	StopAsked CloseReason // the stop that the host was asked for
+
+	LastSeq  uint64
+	LastHash Hash
+	Billed   Totals // active time within bounds: what is charged
+	Standby  Totals // standby time within bounds: not charged
+	Refused  Totals // claimed and cut by a bound
+	Bounds   Bound
+	Known    Known // of the last record
+	Quality  Quality
+
+	Hold            int64  // in PayIn
+	CostNUSD        NUSD   // ⌊exact cost⌋ of Billed; above ChargedNUSD where funds lacked
+	ChargedNUSD     NUSD   // so far
+	UnconvertedNUSD NUSD   // part of ChargedNUSD that waits for JOULE (rule M6)
+	Carry           uint64 // remainder of the last conversion, in nUSD×10⁻⁹ (rule M4)
+	PaidNJ, FeeNJ   NJ
+	LastRate        RateID // of the last conversion; 0: none yet
+}
+
+// Now returns the time of the last command.
+func (l *Ledger) Now() Time { return l.now }
+
+// Rate returns the rate in force; false if none was ever set.
+func (l *Ledger) Rate() (Rate, bool) { return l.RateByID(RateID(len(l.rates))) }
+
+// RateByID returns a rate.
+func (l *Ledger) RateByID(id RateID) (Rate, bool) { return row(l.rates, id) }
+
+// Policy returns the parameters in force.
+func (l *Ledger) Policy() Policy { return l.policy }
+
+// AccountCount returns how many accounts there are; ids run from 1 to it.
+func (l *Ledger) AccountCount() AccountID { return AccountID(l.accounts.len()) }
+
+// Account returns an account.
+func (l *Ledger) Account(id AccountID) (Account, bool) {
+	if id == 0 || id > l.AccountCount() {
+		return Account{}, false
+	}
+	a := l.accounts.at(int(id))
+	return Account{ID: id, Name: l.accountNames[id-1], Currency: a.currency, Balance: a.balance}, true
+}
+
+// AccountByName returns an account; see AccountOpened for the names.
+func (l *Ledger) AccountByName(name string, cur Currency) (Account, bool) {
+	return l.Account(l.accountIndex[accountKey{name, cur}])
+}
+
+// CustomerCount returns how many customers there are; ids run from 1 to it.
+func (l *Ledger) CustomerCount() CustomerID { return CustomerID(len(l.customers)) }
+
+// Customer returns a customer by name.
+func (l *Ledger) Customer(name string) (Customer, bool) {
+	return l.CustomerByID(l.customerNames[name])
+}
+
+// CustomerByNamespace returns the customer to whom a Nomad namespace belongs.
+func (l *Ledger) CustomerByNamespace(ns string) (Customer, bool) {
+	return l.CustomerByID(l.namespaces[ns])
+}
+
+// CustomerByID returns a customer.
+func (l *Ledger) CustomerByID(id CustomerID) (Customer, bool) {
+	c, ok := row(l.customers, id)
+	return Customer{ID: id, Name: c.name, Namespace: c.namespace, PayIn: c.payIn}, ok
+}
+
+// SupplierCount returns how many suppliers there are; ids run from 1 to it.
+func (l *Ledger) SupplierCount() SupplierID { return SupplierID(len(l.suppliers)) }
+
+// Supplier returns a supplier by name.
+func (l *Ledger) Supplier(name string) (Supplier, bool) {
+	return l.SupplierByID(l.supplierNames[name])
+}
+
+// SupplierByID returns a supplier.
+func (l *Ledger) SupplierByID(id SupplierID) (Supplier, bool) {
+	s, ok := row(l.suppliers, id)
+	return Supplier{ID: id, Name: s.name}, ok
+}
+
+// HostCount returns how many hosts there are; ids run from 1 to it.
+func (l *Ledger) HostCount() HostID { return HostID(len(l.hosts)) }
+
+// Host returns a host by name.
+func (l *Ledger) Host(name string) (Host, bool) { return l.HostByID(l.hostNames[name]) }
+
+// HostByID returns a host.
+func (l *Ledger) HostByID(id HostID) (Host, bool) {
+	h, ok := row(l.hosts, id)
+	return Host{ID: id, Name: h.name, Supplier: h.supplier, Class: h.class, PublicKey: h.publicKey,
+		Offer: h.offer, HasOffer: h.hasOffer, OpenLeases: h.openLeases}, ok
+}
+
+// row returns the row of a dense id from 1.
+func row[ID ~uint32, T any](rows []T, id ID) (T, bool) {
+	if id == 0 || uint64(id) > uint64(len(rows)) {
+		var zero T
+		return zero, false
+	}
+	return rows[id-1], true
+}
+
+// LeaseCount returns how many leases were ever opened; ids run from 1 to it.
+func (l *Ledger) LeaseCount() LeaseID { return LeaseID(l.leases.len()) }
+
+// LeaseByKey returns the lease of an invocation of a Nomad task.
+func (l *Ledger) LeaseByKey(alloc, task, invocation string) (Lease, bool) {
+	return l.Lease(l.leaseIndex[leaseKey{alloc, task, invocation}])
+}
+
+// Lease returns a lease.
+func (l *Ledger) Lease(id LeaseID) (Lease, bool) {
+	le, ok := l.lease(id)
+	if !ok {
+		return Lease{}, false
+	}
+	n, h := l.leaseNames.at(int(id)), &l.hosts[le.Host-1]
+	return Lease{
+		ID: id, Customer: le.Customer, Supplier: h.supplier, Host: le.Host, Class: h.class,
+		Job: n.Job, Group: n.Group, Task: n.Task, Alloc: n.Alloc, Invocation: n.Invocation,
+		Prices: le.Prices, Resources: le.Resources, FeePPM: le.FeePPM, SliceMs: le.SliceMs, SliceNUSD: le.Slice,
+		PayIn: le.PayIn, Budget: le.Budget, Epoch: leaseEpoch,
+		Opened: le.Opened, Closed: le.Closed, Reason: le.Reason, StopAsked: le.Stop,
+		LastSeq: le.LastSeq, LastHash: le.LastHash, Billed: le.Billed, Standby: le.Standby, Refused: le.refused(),
+		Bounds: le.Bounds, Known: le.Known, Quality: le.Quality,
+		Hold: le.Hold, CostNUSD: cost(&le.Billed, &le.Prices), ChargedNUSD: le.Charged, UnconvertedNUSD: le.Unconverted,
+		Carry: le.Carry, PaidNJ: le.Paid, FeeNJ: le.Fee, LastRate: le.LastRate,
+	}, true
+}
+
+// Sums adds up all balances of each currency: always 0 (rule M2). It visits
+// every account.
+func (l *Ledger) Sums() (usd, joule int64) {
+	for _, a := range l.accounts.all() {
+		if a.currency == USD {
+			usd += a.balance
+		} else {
+			joule += a.balance
+		}
+	}
+	return usd, joule
+}
+
+// EntryCount returns how many entries were ever made: the last one's Seq.
+func (l *Ledger) EntryCount() uint64 { return l.entryCount }
+
+// CostNUSD is what totals cost at prices, rounded down (rule M3); MaxInt64 if
+// that is less.
+func CostNUSD(t Totals, p Prices) NUSD {
+	if min(p.Base, p.CPU, p.GPU, p.Memory) < 0 || max(p.Base, p.CPU, p.GPU, p.Memory) > PriceMax {
+		return math.MaxInt64
+	}
+	return cost(&t, &p)
+}
