@@ -19,8 +19,6 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	dtestutil "github.com/hashicorp/nomad/plugins/drivers/testutils"
-
-	"github.com/joulecloud/joule/driver/hostapi"
 )
 
 // TestMain lets the test binary be hostd and the plugin, as the tests need them
@@ -176,5 +174,3 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 	t.Fatalf("%s: not within 10s", what)
 }
-
-var _ = hostapi.Version

@@ -9,7 +9,9 @@ import (
 )
 
 // openPTY opens a pseudo-terminal: the side that a person would see, and the
-// side that is a process's terminal.
+// side that is a runtime's terminal. It echoes and edits nothing, because the
+// terminal that the runtime makes in the container does, and what is typed
+// before the runtime sets that itself would be echoed twice.
 func openPTY() (master, slave *os.File, err error) {
 	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -25,11 +27,31 @@ func openPTY() (master, slave *os.File, err error) {
 	if err == nil {
 		slave, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
 	}
+	if err == nil {
+		err = control(slave, makeRaw)
+	}
 	if err != nil {
 		master.Close()
+		if slave != nil {
+			slave.Close()
+		}
 		return nil, nil, fmt.Errorf("open pseudo-terminal: %w", err)
 	}
 	return master, slave, nil
+}
+
+// makeRaw is cfmakeraw(3), but for the output, whose line ends a terminal makes
+// \r\n of: the runtimes turn that off in the container's.
+func makeRaw(fd int) error {
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
+	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
 }
 
 // resizePTY sets the terminal's size, of which the kernel tells its foreground
