@@ -159,9 +159,9 @@ func (in *invocation) explain(err error) error {
 	dial, ok := errors.AsType[*net.OpError](err)
 	notSent := ok && dial.Op == "dial"
 	switch {
-	case errors.Is(err, context.Canceled):
-		f.cause = errors.New("interrupted")
-	case errors.Is(err, context.DeadlineExceeded):
+	case in.c.Context.Err() != nil:
+		f.code, f.cause = exitInternal, errors.New("interrupted")
+	case errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded: // either side's clock
 		f.code = exitUnavailable
 		f.cause = fmt.Errorf("no answer from settlement server %s within %v", in.c.String("addr"), in.timeout)
 		f.hints = append(f.hints, "--timeout waits longer")

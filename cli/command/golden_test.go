@@ -236,7 +236,7 @@ func split(line string) []string {
 func oneLine(t *testing.T, m proto.Message) string {
 	t.Helper()
 	var buf bytes.Buffer
-	if err := output.JSON(&buf, m, nil); err != nil {
+	if err := output.JSON(&buf, command.PlainJSON(m)); err != nil {
 		t.Fatal(err)
 	}
 	return strings.Join(strings.Fields(buf.String()), " ")

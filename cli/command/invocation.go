@@ -234,7 +234,7 @@ func call[Req, Resp any](in *invocation, method func(Client, context.Context, *R
 // carry none beside them.
 func (in *invocation) result(m proto.Message, currency joulev1.Currency, text func(io.Writer) error) error {
 	if in.json {
-		return in.print(func(w io.Writer) error { return output.JSON(w, m, units(currency)) })
+		return in.print(func(w io.Writer) error { return output.JSON(w, message{m, units(currency)}) })
 	}
 	return in.print(text)
 }

@@ -140,7 +140,7 @@ func sliceOf(st *joulev1.GetStatusResponse) time.Duration {
 // value prints a result that is no message of the API.
 func (in *invocation) value(v any, text func(io.Writer) error) error {
 	if in.json {
-		return in.print(func(w io.Writer) error { return output.Value(w, v) })
+		return in.print(func(w io.Writer) error { return output.JSON(w, v) })
 	}
 	return in.print(text)
 }

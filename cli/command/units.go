@@ -8,7 +8,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/joulecloud/joule/cli/money"
-	"github.com/joulecloud/joule/cli/output"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 )
 
@@ -21,7 +20,7 @@ const (
 // units names the fields of results in JSON: the API's names, with the unit
 // where an amount's unit depends on a currency. asked is the currency of
 // amounts whose message names none.
-func units(asked joulev1.Currency) output.Namer {
+func units(asked joulev1.Currency) namer {
 	return func(parent protoreflect.Message, field protoreflect.FieldDescriptor) string {
 		name := string(field.Name())
 		switch field.FullName() {

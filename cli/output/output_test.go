@@ -6,11 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/joulecloud/joule/cli/output"
-	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 )
 
 func TestTable(t *testing.T) {
@@ -78,82 +75,16 @@ func TestCleanEscapesWhatDoesNotPrint(t *testing.T) {
 	}
 }
 
-func TestJSONKeepsEveryFieldAndWholeNumbers(t *testing.T) {
-	m := &joulev1.ListAccountsResponse{Accounts: []*joulev1.Account{
-		{Name: "issuance", Currency: joulev1.Currency_CURRENCY_JOULE, Balance: -9_000_000_000_000_000_000},
-		{Name: "\x1b\"<b>"},
-		{Currency: 77},
-	}}
-	want := `{
-  "accounts": [
-    {
-      "name": "issuance",
-      "currency": "JOULE",
-      "balance": -9000000000000000000
-    },
-    {
-      "name": "\u001b\"<b>",
-      "currency": null,
-      "balance": 0
-    },
-    {
-      "name": "",
-      "currency": 77,
-      "balance": 0
-    }
-  ]
-}
-`
+func TestJSON(t *testing.T) {
 	var buf bytes.Buffer
-	if err := output.JSON(&buf, m, nil); err != nil {
-		t.Fatal(err)
+	if err := output.JSON(&buf, struct {
+		N int64  `json:"n"`
+		S string `json:"s"`
+	}{1 << 60, "<b>"}); err != nil || buf.String() != "{\n  \"n\": 1152921504606846976,\n  \"s\": \"<b>\"\n}\n" {
+		t.Errorf("JSON: got %q, %v", buf.String(), err)
 	}
-	if diff := cmp.Diff(want, buf.String()); diff != "" {
-		t.Errorf("json (-want +got):\n%s", diff)
-	}
-}
-
-func TestJSONPresenceAndNames(t *testing.T) {
-	name := func(_ protoreflect.Message, field protoreflect.FieldDescriptor) string {
-		switch field.Name() {
-		case "connected", "last_heard_ms":
-			return ""
-		case "open_leases":
-			return "leases_open"
-		}
-		return string(field.Name())
-	}
-	for _, tt := range []struct {
-		name string
-		m    proto.Message
-		want string
-	}{
-		{"an absent message is null", &joulev1.Host{Name: "h"},
-			"{\n  \"name\": \"h\",\n  \"supplier\": \"\",\n  \"class\": \"\",\n  \"offer\": null,\n  \"leases_open\": 0\n}\n"},
-		{"no fields", &joulev1.SetOfferResponse{}, "{}\n"},
-		{"bytes are hex", &joulev1.Proof{Signature: []byte{0xde, 0xad}}, "{\n  \"signature\": \"dead\"\n}\n"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			var buf bytes.Buffer
-			if err := output.JSON(&buf, tt.m, name); err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(tt.want, buf.String()); diff != "" {
-				t.Errorf("json (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestValue(t *testing.T) {
-	var buf bytes.Buffer
-	if err := output.Value(&buf, struct {
-		N int64 `json:"n"`
-	}{1 << 60}); err != nil || buf.String() != "{\n  \"n\": 1152921504606846976\n}\n" {
-		t.Errorf("Value: got %q, %v", buf.String(), err)
-	}
-	if err := output.Value(&buf, func() {}); err == nil {
-		t.Error("Value of a function: got no error, want one")
+	if err := output.JSON(&buf, func() {}); err == nil {
+		t.Error("JSON of a function: got no error, want one")
 	}
 }
 
@@ -169,8 +100,7 @@ func TestWriteErrorsAreReturned(t *testing.T) {
 	for name, err := range map[string]error{
 		"table":  table.Write(brokenPipe{}),
 		"fields": f.Write(brokenPipe{}),
-		"json":   output.JSON(brokenPipe{}, &joulev1.Account{}, nil),
-		"value":  output.Value(brokenPipe{}, 1),
+		"json":   output.JSON(brokenPipe{}, 1),
 	} {
 		if !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s on a broken pipe: got %v, want its error", name, err)
