@@ -238,7 +238,7 @@ func (j *Journal) Append(encoded []byte, b *wire.Block) error {
 			return &MismatchError{Seq: b.Seq, Have: want, Got: b.Digest}
 		}
 	}
-	if j.tail == nil || size >= j.rotate {
+	if j.tail == nil || size >= j.rotate && size > int64(headerSize) {
 		if err := j.nextSegment(b.Seq, prev); err != nil {
 			return j.fail(err)
 		}

@@ -115,7 +115,7 @@ func openSegment(s segment) (*segmentReader, error) {
 		f.Close()
 		return nil, fmt.Errorf("read journal segment: %w", err)
 	}
-	r := &segmentReader{segment: s, f: f, r: bufio.NewReaderSize(f, 1<<18), size: info.Size()}
+	r := &segmentReader{segment: s, f: f, r: bufio.NewReaderSize(f, int(min(info.Size(), 1<<18))), size: info.Size()}
 	header := make([]byte, headerSize)
 	if _, err := io.ReadFull(r.r, header); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
