@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/urfave/cli/v2"
 
@@ -133,15 +134,24 @@ func (b *builder) commands() []*cli.Command {
 
 func globalFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "addr", Value: DefaultAddr, EnvVars: []string{"JOULE_ADDR"},
+		&cli.StringFlag{Name: "addr", Value: DefaultAddr, EnvVars: variable("JOULE_ADDR"),
 			Usage: "settlement server's `URL`"},
-		&cli.StringFlag{Name: "ca-file", EnvVars: []string{"JOULE_CA_FILE"},
+		&cli.StringFlag{Name: "ca-file", EnvVars: variable("JOULE_CA_FILE"),
 			Usage: "`FILE` with the certificates to trust, PEM; the system's if unset"},
-		&cli.StringFlag{Name: "output", Value: "text", EnvVars: []string{"JOULE_OUTPUT"},
+		&cli.StringFlag{Name: "output", Value: "text", EnvVars: variable("JOULE_OUTPUT"),
 			Usage: "`FORMAT` of results: text or json"},
-		&cli.StringFlag{Name: "timeout", Value: "10s", EnvVars: []string{"JOULE_TIMEOUT"},
+		&cli.StringFlag{Name: "timeout", Value: "10s", EnvVars: variable("JOULE_TIMEOUT"),
 			Usage: "how long to wait for the server, a `DURATION`"},
 	}
+}
+
+// variable is a flag's environment variable; an empty one counts as unset, as
+// everywhere in a shell, while urfave/cli would take it for a value.
+func variable(name string) []string {
+	if v, found := os.LookupEnv(name); found && v == "" {
+		return nil
+	}
+	return []string{name}
 }
 
 func randomKey() string {

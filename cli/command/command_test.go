@@ -173,6 +173,10 @@ func TestEnvironmentSetsGlobalFlags(t *testing.T) {
 	if out, _, code := s.exec([]string{"joule", "rate", "show", "--output", "text"}); code != 0 || strings.HasPrefix(out, "{") {
 		t.Errorf("--output text with JOULE_OUTPUT=json: got %q, exit code %d, want text", out, code)
 	}
+	t.Setenv("JOULE_OUTPUT", "") // counts as unset
+	if out, errs, code := s.exec([]string{"joule", "rate", "show"}); code != 0 || strings.HasPrefix(out, "{") {
+		t.Errorf("JOULE_OUTPUT empty: got %q, %q, exit code %d, want text", out, errs, code)
+	}
 	t.Setenv("JOULE_TIMEOUT", "never")
 	if _, errs, code := s.exec([]string{"joule", "rate", "show"}); code != 2 || !strings.Contains(errs, `"never"`) {
 		t.Errorf("JOULE_TIMEOUT=never: got %q, exit code %d, want a refusal", errs, code)

@@ -71,7 +71,7 @@ type script struct {
 func newScript(t *testing.T) *script {
 	t.Helper()
 	for _, v := range []string{"JOULE_ADDR", "JOULE_CA_FILE", "JOULE_OUTPUT", "JOULE_TIMEOUT"} {
-		t.Setenv(v, "") // an empty variable counts as unset
+		t.Setenv(v, "") // restores it afterwards
 		os.Unsetenv(v)
 	}
 	s := &script{t: t, server: commandtest.New(), refused: refusedURL(t)}
