@@ -101,6 +101,11 @@ func statementTable(account string, entries []*joulev1.JournalEntry) *output.Tab
 		output.Column{Title: "REASON"}, output.Column{Title: "WITH"}, output.Column{Title: "AMOUNT", Align: output.Point},
 		output.Column{Title: "CURRENCY"}, output.Column{Title: "LEASE"}, output.Column{Title: "RATE"}, output.Column{Title: "REF"})
 	for _, e := range entries {
+		if e.GetCurrency() == joulev1.Currency_CURRENCY_UNSPECIFIED { // a fact: it moves nothing
+			t.Row(fmt.Sprint(e.GetSeq()), moment(e.GetUnixMs()), e.GetKind(), "-", "", "",
+				leaseOrNone(e.GetLeaseId()), rateName(e.GetRateId()), e.GetText())
+			continue
+		}
 		with, n := e.GetDebit(), e.GetAmount()
 		if e.GetDebit() == account {
 			with, n = e.GetCredit(), -n

@@ -23,7 +23,7 @@ func (b *builder) lease() *cli.Command {
 				&cli.StringFlag{Name: "after", Value: "0", Usage: "only leases with a larger `NUMBER`"},
 				&cli.StringFlag{Name: "limit", Value: "1000", Usage: "at most this `NUMBER` of leases, up to 10000"},
 			},
-			notFound: hintAccounts, run: listLeases,
+			notFound: hintAccounts + ", `joule host list` every host", run: listLeases,
 		}),
 		b.command(leaf{
 			name: "explain", usage: "show every number of a lease's charge, with the arithmetic", args: []string{"LEASE"},

