@@ -174,7 +174,7 @@ func (f *fixture) openLease() *joulev1.OpenLeaseResponse {
 // session is a host's session as a test drives it.
 type session struct {
 	f      *fixture
-	stream *connect.BidiStreamForClient[joulev1.SessionUp, joulev1.SessionDown]
+	stream *connect.BidiStreamForClientSimple[joulev1.SessionUp, joulev1.SessionDown]
 	hostID uint32
 	number uint64
 }

@@ -1,0 +1,59 @@
+package server
+
+import (
+	"errors"
+	"log/slog"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/ledger"
+)
+
+// Every ledger code and every reason has exactly one row in the table.
+func TestErrorTableIsWhole(t *testing.T) {
+	byCode, byReason := map[ledger.Code]int{}, map[joulev1.ErrorReason]int{}
+	for _, c := range codes {
+		byCode[c.ledger]++
+		byReason[c.reason]++
+	}
+	for c := ledger.CodeInvalid; c <= ledger.CodeOverflow; c++ {
+		if byCode[c] != 1 {
+			t.Errorf("ledger code %v has %d rows, want 1", c, byCode[c])
+		}
+	}
+	for n := range joulev1.ErrorReason_name {
+		if r := joulev1.ErrorReason(n); r != 0 && byReason[r] != 1 {
+			t.Errorf("reason %v has %d rows, want 1", r, byReason[r])
+		}
+	}
+}
+
+// A fault of our own goes out as "internal error", without its text.
+func TestInternalErrorsStayInside(t *testing.T) {
+	err := connectError(t.Context(), slog.New(slog.DiscardHandler), errors.New("disk /secret is full"))
+	var ce *connect.Error
+	if !errors.As(err, &ce) || ce.Code() != connect.CodeInternal || ce.Message() != "internal error" {
+		t.Errorf("got %v, want internal error", err)
+	}
+}
+
+// The API's numbers are the ledger's: they are converted by value.
+func TestNumbersAgree(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		api, ledgr int
+	}{
+		{"USD", int(joulev1.Currency_CURRENCY_USD), int(ledger.USD)},
+		{"JOULE", int(joulev1.Currency_CURRENCY_JOULE), int(ledger.JOULE)},
+		{"customer", int(joulev1.Party_PARTY_CUSTOMER), int(ledger.PartyCustomer)},
+		{"treasury", int(joulev1.Party_PARTY_TREASURY), int(ledger.PartyTreasury)},
+		{"accepted", int(joulev1.RecordStatus_RECORD_STATUS_ACCEPTED), int(ledger.RecordAccepted)},
+		{"invalid record", int(joulev1.RecordStatus_RECORD_STATUS_INVALID), int(ledger.RecordInvalid)},
+	} {
+		if tc.api != tc.ledgr {
+			t.Errorf("%s: %d in the API, %d in the ledger", tc.name, tc.api, tc.ledgr)
+		}
+	}
+}
