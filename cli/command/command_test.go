@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -112,6 +113,9 @@ func TestEveryCommand(t *testing.T) {
 				}
 				if code != 0 && !strings.HasPrefix(stderr, "joule: error: ") {
 					t.Errorf("%s: stderr: got %q, want an error", tt.name, stderr)
+				}
+				if tt.name == "as JSON" && words[0] != "hostd" && !json.Valid([]byte(stdout)) {
+					t.Errorf("%s: got %q, want JSON", tt.name, stdout)
 				}
 				if words[0] != "hostd" && code == 0 && stderr != "" {
 					t.Errorf("%s: stderr: got %q, want nothing", tt.name, stderr)

@@ -29,12 +29,18 @@ func (b *builder) server() *cli.Command {
 			if err := in.deps.RunServer(in.c.Context, config, true); err != nil {
 				return Invalid(err)
 			}
-			return in.print(func(w io.Writer) error {
+			return in.value(configShown{config, true}, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "%s is valid\n", output.Clean(config))
 				return err
 			})
 		},
 	})
+}
+
+// configShown is the JSON of server --check.
+type configShown struct {
+	Config string `json:"config"`
+	Valid  bool   `json:"valid"`
 }
 
 func (b *builder) hostd() *cli.Command {
