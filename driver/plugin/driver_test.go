@@ -40,7 +40,7 @@ func TestCapabilitiesOverTheWire(t *testing.T) {
 func TestTaskLife(t *testing.T) {
 	r := newRig(t)
 	cfg := task(t, TaskConfig{Command: "/bin/sh", Args: []string{"-c", `echo "$NOMAD_TASK_DIR $NOMAD_SECRETS_DIR $NOMAD_ALLOC_DIR"; pwd; read x < /dev/null; exit 7`}})
-	defer r.MkAllocDir(cfg, true)()
+	r.harness(t, cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	events, err := r.TaskEvents(ctx)

@@ -46,9 +46,10 @@ func execRig(t *testing.T) (*rig, *drivers.TaskConfig) {
 func TestExecConformance(t *testing.T) {
 	r := newRig(t)
 	id := runContainer(t, r)
-	dtestutil.TestExecTaskStreamingBasicResponses(t, r.DriverHarness, id)
+	h := r.harness(t, task(t, TaskConfig{Command: "true"}))
+	dtestutil.TestExecTaskStreamingBasicResponses(t, h, id)
 	t.Run("in the container", func(t *testing.T) {
-		code, out, stderr := dtestutil.ExecTask(t, r.DriverHarness, id, "echo $GREETING; pwd; ls -d /marker; exit 3", false, "")
+		code, out, stderr := dtestutil.ExecTask(t, h, id, "echo $GREETING; pwd; ls -d /marker; exit 3", false, "")
 		if code != 3 || out != "hello\n/tmp\n/marker\n" {
 			t.Errorf("got %d %q %q", code, out, stderr)
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/nomad/helper/testlog"
 	"github.com/hashicorp/nomad/helper/uuid"
 	"github.com/hashicorp/nomad/nomad/structs"
@@ -31,7 +32,16 @@ func TestMain(m *testing.M) {
 		plugins.ServeCtx(func(ctx context.Context, log hclog.Logger) any { return New(ctx, log) })
 		return
 	}
-	os.Exit(m.Run())
+	// Nomad's harness and go-plugin leave directories behind.
+	tmp, err := os.MkdirTemp("", "jp")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Setenv("TMPDIR", tmp)
+	code := m.Run()
+	os.RemoveAll(tmp)
+	os.Exit(code)
 }
 
 // host is a hostd.hcl in a directory of its own.
@@ -99,9 +109,9 @@ func testDriver(t *testing.T) *Driver {
 	return New(ctx, testlog.HCLogger(t))
 }
 
-// rig is the driver behind Nomad's own gRPC harness, and a fake hostd.
+// rig is the driver as Nomad's client sees it, over gRPC, and a fake hostd.
 type rig struct {
-	*dtestutil.DriverHarness
+	drivers.DriverPlugin
 	d     *Driver
 	fake  *fakeHostd
 	host  host
@@ -113,12 +123,30 @@ func newRig(t *testing.T) *rig {
 	r := &rig{d: testDriver(t), fake: newFake(), host: newHost(t)}
 	r.crash = r.fake.listen(t, r.host.socket)
 	t.Cleanup(r.fake.killAll)
-	r.DriverHarness = dtestutil.NewDriverHarness(t, r.d)
-	t.Cleanup(r.Kill)
+	// Not Nomad's DriverHarness: its Kill stops the server twice at once.
+	client, _ := goplugin.TestPluginGRPCConn(t, true, map[string]goplugin.Plugin{
+		base.PluginTypeDriver: drivers.NewDriverPlugin(r.d, testlog.HCLogger(t)),
+		base.PluginTypeBase:   &base.PluginBase{Impl: r.d},
+	})
+	t.Cleanup(func() { client.Close() })
+	raw, err := client.Dispense(base.PluginTypeDriver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.DriverPlugin = raw.(drivers.DriverPlugin)
 	if err := r.SetConfig(r.host.pluginConfig(t, Config{HostdConfig: r.host.config}, true)); err != nil {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// harness is Nomad's own test harness around the same driver, with real
+// allocation directories and logs for cfg. Its cleanup is the only safe end.
+func (r *rig) harness(t *testing.T, cfg *drivers.TaskConfig) *dtestutil.DriverHarness {
+	t.Helper()
+	h := dtestutil.NewDriverHarness(t, r.d)
+	t.Cleanup(h.MkAllocDir(cfg, true))
+	return h
 }
 
 // revive lets a crashed fake listen again.
