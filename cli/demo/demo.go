@@ -33,11 +33,8 @@ type Options struct {
 	Load       bool          // busy loops on every core meanwhile
 	Job        string        // the job file
 	Out        string        // where bill.json, logs and the journal go
-	Programs   Programs
+	Programs   devcluster.Programs
 }
-
-// Programs are the binaries that the demo starts.
-type Programs struct{ Joule, Shim, PluginDir, Nomad, Runtime string }
 
 // Limits of what the demo takes: a bounded load.
 const (
@@ -82,64 +79,6 @@ func (o *Options) validate(rest []string) error {
 	return errors.Join(errs...)
 }
 
-// Flags adds one flag per program; the defaults fit a checkout after make.
-func (p *Programs) Flags(fs *flag.FlagSet) {
-	fs.StringVar(&p.Joule, "joule", "", "joule binary (default: this one)")
-	fs.StringVar(&p.Shim, "shim", "", "joule-shim binary (default: beside joule)")
-	fs.StringVar(&p.PluginDir, "plugin-dir", "", "directory of nomad-driver-joule (default: plugins beside joule)")
-	fs.StringVar(&p.Nomad, "nomad", "", "nomad binary (default: on PATH)")
-	fs.StringVar(&p.Runtime, "runc", "", "runc binary (default: on PATH)")
-}
-
-// Resolve fills the defaults in and makes every path absolute.
-func (p *Programs) Resolve() error {
-	var err error
-	if p.Joule == "" {
-		if p.Joule, err = os.Executable(); err != nil {
-			return err
-		}
-	}
-	beside := filepath.Dir(p.Joule)
-	if p.Shim == "" {
-		p.Shim = filepath.Join(beside, "joule-shim")
-	}
-	if p.PluginDir == "" {
-		p.PluginDir = filepath.Join(beside, "plugins")
-	}
-	for _, f := range []struct{ flag, name string }{{"-nomad", "nomad"}, {"-runc", "runc"}} {
-		into := &p.Nomad
-		if f.name == "runc" {
-			into = &p.Runtime
-		}
-		if *into != "" {
-			continue
-		}
-		if *into, err = exec.LookPath(f.name); err != nil {
-			return fmt.Errorf("%s: no %s on PATH; `make tools` builds one", f.flag, f.name)
-		}
-	}
-	for _, f := range []struct {
-		flag string
-		path *string
-	}{{"-joule", &p.Joule}, {"-shim", &p.Shim}, {"-plugin-dir", &p.PluginDir}, {"-nomad", &p.Nomad}, {"-runc", &p.Runtime}} {
-		if *f.path, err = filepath.Abs(*f.path); err != nil {
-			return err
-		}
-		if _, err := os.Stat(*f.path); err != nil {
-			return fmt.Errorf("%s: %w", f.flag, err)
-		}
-	}
-	return nil
-}
-
-// Hosts are the two suppliers' hosts, with different offers.
-func Hosts() []devcluster.HostSpec {
-	return []devcluster.HostSpec{
-		{Name: "crowd-1", Supplier: "home-lab", Class: "crowd"},
-		{Name: "dc-1", Supplier: "west-dc", Class: "datacenter"},
-	}
-}
-
 // demo is one run.
 type demo struct {
 	Options
@@ -171,10 +110,7 @@ func Run(ctx context.Context, o Options, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	started := time.Now()
 	d.cluster, err = devcluster.Start(ctx, devcluster.Config{
-		Dir: dir, LogDir: filepath.Join(o.Out, "logs"),
-		Joule: o.Programs.Joule, Shim: o.Programs.Shim, PluginDir: o.Programs.PluginDir,
-		Nomad: o.Programs.Nomad, Runtime: o.Programs.Runtime,
-		Hosts: Hosts(), Out: out,
+		Dir: dir, LogDir: filepath.Join(o.Out, "logs"), Programs: o.Programs, Hosts: devcluster.TwoHosts(), Out: out,
 	})
 	if err != nil {
 		return err

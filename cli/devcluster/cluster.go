@@ -32,19 +32,22 @@ type HostSpec struct {
 
 // Config says what to run and with which programs.
 type Config struct {
-	Dir    string // state; short, since unix sockets go below it
-	LogDir string // one log file per process
-	// Programs, absolute.
-	Joule     string
-	Shim      string
-	PluginDir string // holds nomad-driver-joule and nothing else
-	Nomad     string
-	Runtime   string // "runc" or an absolute path
+	Dir      string // state; short, since unix sockets go below it
+	LogDir   string // one log file per process
+	Programs        // resolved
 
 	SettlementAddr string // host:port; "" takes a free port
 	NomadAddr      string // of the Nomad server's API; "" takes a free port
 	Hosts          []HostSpec
 	Out            io.Writer // progress
+}
+
+// TwoHosts are two suppliers' hosts, without offers.
+func TwoHosts() []HostSpec {
+	return []HostSpec{
+		{Name: "crowd-1", Supplier: "home-lab", Class: "crowd"},
+		{Name: "dc-1", Supplier: "west-dc", Class: "datacenter"},
+	}
 }
 
 // Cluster is a running cluster.

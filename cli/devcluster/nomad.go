@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 
 	"github.com/joulecloud/joule/driver/hostapi"
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 )
 
 // agentCommon is what both kinds of Nomad agent are told. The cloud
@@ -171,4 +172,24 @@ func (h *Host) DataDir() string { return filepath.Join(h.dir, "hostd") }
 // Hostd speaks to the host's hostd.
 func (h *Host) Hostd() *hostapi.Client {
 	return hostapi.NewClient(filepath.Join(h.DataDir(), "hostd.sock"))
+}
+
+// CreateCustomer makes a customer, its Nomad namespace of the same name, and
+// its first deposit, in nUSD; 0: none.
+func (c *Cluster) CreateCustomer(ctx context.Context, name string, nusd int64) error {
+	if _, err := c.NomadAPI.Namespaces().Register(&api.Namespace{Name: name}, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+		return fmt.Errorf("make namespace %q: %w", name, err)
+	}
+	if _, err := c.API.CreateCustomer(ctx, &joulev1.CreateCustomerRequest{Key: "dev-customer-" + name, Name: name, Namespace: name}); err != nil {
+		return fmt.Errorf("create customer %q: %w", name, err)
+	}
+	if nusd == 0 {
+		return nil
+	}
+	_, err := c.API.Deposit(ctx, &joulev1.DepositRequest{Key: "dev-deposit-" + name, Customer: name,
+		Currency: joulev1.Currency_CURRENCY_USD, Amount: nusd, Ref: "dev"})
+	if err != nil {
+		return fmt.Errorf("deposit for %q: %w", name, err)
+	}
+	return nil
 }
