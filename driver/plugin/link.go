@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/joulecloud/joule/driver/hostapi"
 )
@@ -32,11 +31,17 @@ type link struct {
 	set    settings
 	client *hostapi.Client
 	log    hclog.Logger
-	flight singleflight.Group
 
 	mu       sync.Mutex
-	failures int           // ensure's, in a row
+	current  *attempt      // ensure's, while it lasts
+	failures int           // of attempts, in a row
 	changed  chan struct{} // closed and replaced when hostd came or went
+}
+
+// attempt is one try to have hostd answer, which all who want that share.
+type attempt struct {
+	done chan struct{}
+	err  error // once done is closed
 }
 
 func newLink(ctx context.Context, set settings, log hclog.Logger) *link {
@@ -127,36 +132,43 @@ func rootCause(err error) error {
 // and attempts that fail in a row wait longer and longer. It gives up with ctx,
 // but an attempt goes on for the others.
 func (l *link) ensure(ctx context.Context) error {
-	ch := l.flight.DoChan("", func() (any, error) {
-		l.mu.Lock()
-		failures := l.failures
-		l.mu.Unlock()
-		if failures > 0 {
-			limit := retryMax
-			if l.set.startHostd {
-				limit = restartMax
-			}
-			pause(l.ctx, backoff(failures, limit))
-		}
-		err := l.revive()
-		l.mu.Lock()
-		if err == nil {
-			l.failures = 0
-		} else {
-			l.failures++
-		}
-		l.mu.Unlock()
-		if err == nil {
-			l.notify()
-		}
-		return nil, err
-	})
+	l.mu.Lock()
+	a := l.current
+	if a == nil {
+		a = &attempt{done: make(chan struct{})}
+		l.current = a
+		go l.try(a, l.failures)
+	}
+	l.mu.Unlock()
 	select {
-	case r := <-ch:
-		return r.Err
+	case <-a.done:
+		return a.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+func (l *link) try(a *attempt, failures int) {
+	if failures > 0 {
+		limit := retryMax
+		if l.set.startHostd {
+			limit = restartMax
+		}
+		pause(l.ctx, backoff(failures, limit))
+	}
+	a.err = l.revive()
+	l.mu.Lock()
+	l.current = nil
+	if a.err == nil {
+		l.failures = 0
+	} else {
+		l.failures++
+	}
+	l.mu.Unlock()
+	if a.err == nil {
+		l.notify()
+	}
+	close(a.done)
 }
 
 func (l *link) revive() error {

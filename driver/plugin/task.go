@@ -63,26 +63,39 @@ func (c *TaskConfig) Validate() error {
 	return errors.Join(faults...)
 }
 
-// checkUSD accepts "" and a plain decimal of at most nine decimals that is not
-// negative and fits into 63 bits of nano-dollars.
+// checkUSD accepts "" and what settlement reads as an amount of USD that is not
+// negative: a decimal with at most nine decimals, underscores between digits,
+// within 63 bits of nano-dollars. Settlement has the last word; this is to tell
+// the customer before a lease is asked for.
 func checkUSD(s string) error {
 	if s == "" {
 		return nil
 	}
 	whole, frac, hasFrac := strings.Cut(s, ".")
-	digits := func(t string) bool { return t != "" && strings.Trim(t, "0123456789") == "" }
+	whole, wholeOK := digits(whole)
+	frac, fracOK := digits(frac)
 	switch {
 	case strings.HasPrefix(s, "-"):
 		return fmt.Errorf("must not be negative (got %q)", s)
-	case !digits(whole) || hasFrac && !digits(frac):
-		return fmt.Errorf("want an amount in USD such as \"2.50\" (got %q)", s)
+	case !wholeOK || hasFrac && !fracOK:
+		return fmt.Errorf("must be an amount in USD such as 2.50 (got %q)", s)
 	case len(frac) > 9:
-		return fmt.Errorf("at most 9 decimals (got %q)", s)
+		return fmt.Errorf("must have at most 9 decimals (got %q)", s)
 	}
 	if _, err := strconv.ParseInt(whole+frac+strings.Repeat("0", 9-len(frac)), 10, 64); err != nil {
-		return fmt.Errorf("too large (got %q)", s)
+		return fmt.Errorf("must be at most 9223372036.854775807 USD (got %q)", s)
 	}
 	return nil
+}
+
+// digits removes underscores between digits; it is false for anything else than
+// at least one digit.
+func digits(s string) (string, bool) {
+	if strings.HasPrefix(s, "_") || strings.HasSuffix(s, "_") || strings.Contains(s, "__") {
+		return "", false
+	}
+	s = strings.ReplaceAll(s, "_", "")
+	return s, s != "" && strings.Trim(s, "0123456789") == ""
 }
 
 // taskState is what a task's handle keeps, so that a later plugin can tell

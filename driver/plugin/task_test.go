@@ -12,7 +12,7 @@ import (
 )
 
 func TestCheckUSD(t *testing.T) {
-	for _, good := range []string{"", "0", "0.00", "2.50", "25", "0.000000001", "9223372036.854775807", "007"} {
+	for _, good := range []string{"", "0", "0.00", "2.50", "25", "0.000000001", "9223372036.854775807", "007", "1_000.25", "0.000_001"} {
 		if err := checkUSD(good); err != nil {
 			t.Errorf("checkUSD(%q): got %v, want none", good, err)
 		}
@@ -20,20 +20,23 @@ func TestCheckUSD(t *testing.T) {
 	for bad, want := range map[string]string{
 		"-1":                     "must not be negative",
 		"-0":                     "must not be negative",
-		"1,5":                    "want an amount",
-		"1e3":                    "want an amount",
-		"$1":                     "want an amount",
-		".5":                     "want an amount",
-		"1.":                     "want an amount",
-		" 1":                     "want an amount",
-		"1.2.3":                  "want an amount",
-		"NaN":                    "want an amount",
-		"+1":                     "want an amount",
-		"١":                      "want an amount",
-		"0.0000000001":           "at most 9 decimals",
-		"9223372036.854775808":   "too large",
-		"99999999999999999999":   "too large",
-		strings.Repeat("9", 200): "too large",
+		"1,5":                    "must be an amount",
+		"1e3":                    "must be an amount",
+		"$1":                     "must be an amount",
+		".5":                     "must be an amount",
+		"1.":                     "must be an amount",
+		" 1":                     "must be an amount",
+		"1.2.3":                  "must be an amount",
+		"_1":                     "must be an amount",
+		"1__0":                   "must be an amount",
+		"1._5":                   "must be an amount",
+		"NaN":                    "must be an amount",
+		"+1":                     "must be an amount",
+		"١":                      "must be an amount",
+		"0.0000000001":           "must have at most 9 decimals",
+		"9223372036.854775808":   "must be at most",
+		"99999999999999999999":   "must be at most",
+		strings.Repeat("9", 200): "must be at most",
 	} {
 		if err := checkUSD(bad); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("checkUSD(%q): got %v, want %q", bad, err, want)
@@ -51,9 +54,9 @@ func TestTaskConfigFaultsAreReportedTogether(t *testing.T) {
 args[1]: must not hold a NUL byte (got "a\x00b")
 work_dir: must be absolute (got "here")
 budget: must not be negative (got "-5")
-max_price.base: want an amount in USD such as "2.50" (got "x")
-max_price.gpu: want an amount in USD such as "2.50" (got "1e9")
-max_price.memory: at most 9 decimals (got "1.0000000001")`
+max_price.base: must be an amount in USD such as 2.50 (got "x")
+max_price.gpu: must be an amount in USD such as 2.50 (got "1e9")
+max_price.memory: must have at most 9 decimals (got "1.0000000001")`
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("faults (-want +got):\n%s", diff)
 	}
