@@ -19,6 +19,7 @@ import (
 
 	"github.com/joulecloud/joule/cli/command"
 	"github.com/joulecloud/joule/cli/command/commandtest"
+	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/cli/output"
 )
 
@@ -189,10 +190,19 @@ func (s *script) deps(out, errs io.Writer) command.Deps {
 			if dir == "nowhere" {
 				return nil, fmt.Errorf("open journal: %w", os.ErrNotExist)
 			}
-			r := &command.AuditReport{Blocks: 12, Entries: 42, Digest: commandtest.Digest, Checks: []command.AuditCheck{
-				{Name: "digest chain", Checked: 12}, {Name: "charges", Checked: 3}}, Findings: []command.AuditFinding{}}
-			if dir == "forged" {
-				r.Checks[1].Faults = 1
+			r := &command.AuditReport{Dir: dir, Blocks: 12, Commands: 20, Entries: 42, Transfers: 30, Leases: 3, Records: 7,
+				FromUnixMs: 1_793_534_400_000, ToUnixMs: 1_793_534_409_000, Digest: commandtest.Digest,
+				Checks: []command.AuditCheck{{Name: "chain", Checked: 12}, {Name: "charges", Checked: 3}},
+				Accounts: []command.AuditAccount{{Name: "external", Currency: money.USD, Balance: -5_000_000_000},
+					{Name: "treasury", Currency: money.Joule, Balance: 999_973_337_681}},
+				Findings: []command.AuditFinding{}}
+			switch dir {
+			case "torn":
+				r.Checks[1].Stopped = "block 13 does not decode"
+			case "growing":
+				r.Note = "an unfinished block ends the journal"
+			case "forged":
+				r.Checks[1].Findings = 1
 				r.Findings = append(r.Findings, command.AuditFinding{Check: "charges", BlockSeq: 7, EntrySeq: 30,
 					Text: "lease 1: charged 232034 nUSD, usage and prices give 232033"})
 			}

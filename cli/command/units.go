@@ -84,7 +84,7 @@ func moment(unixMs int64) string {
 }
 
 // count prints n things: "1 lease", "2 leases".
-func count(n int, thing string) string {
+func count[N int | uint64](n N, thing string) string {
 	if n == 1 {
 		return "1 " + thing
 	}

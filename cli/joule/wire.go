@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"os"
 
 	"github.com/joulecloud/joule/cli/command"
 	"github.com/joulecloud/joule/cli/demo"
+	"github.com/joulecloud/joule/cli/devcluster"
+	"github.com/joulecloud/joule/cli/money"
+	"github.com/joulecloud/joule/settlement/audit"
 	"github.com/joulecloud/joule/settlement/daemon"
 )
 
@@ -18,7 +22,9 @@ func deps() command.Deps {
 		Err:       os.Stderr,
 		Version:   command.Version(),
 		RunServer: runServer,
+		RunDev:    func(ctx context.Context, args []string) error { return devcluster.Dev(ctx, args, os.Stdout, os.Stderr) },
 		RunDemo:   runDemo,
+		RunAudit:  runAudit,
 	}
 }
 
@@ -48,4 +54,27 @@ func runDemo(ctx context.Context, args []string) error {
 		return command.Invalid(err)
 	}
 	return demo.Run(ctx, o, os.Stdout)
+}
+
+func runAudit(ctx context.Context, dir string) (*command.AuditReport, error) {
+	r, err := audit.Run(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	out := &command.AuditReport{
+		Dir: r.Dir, Blocks: r.Blocks, Commands: r.Commands, Entries: r.Entries, Transfers: r.Transfers,
+		Leases: r.Leases, Records: r.Records, FromUnixMs: int64(r.From), ToUnixMs: int64(r.To),
+		Digest: hex.EncodeToString(r.Digest[:]), Note: r.Note,
+		Checks: []command.AuditCheck{}, Accounts: []command.AuditAccount{}, Findings: []command.AuditFinding{},
+	}
+	for _, v := range r.Verdicts {
+		out.Checks = append(out.Checks, command.AuditCheck{Name: v.Check, Checked: v.Checked, Findings: v.Findings, Stopped: v.Stopped})
+	}
+	for _, a := range r.Accounts {
+		out.Accounts = append(out.Accounts, command.AuditAccount{Name: a.Name, Currency: money.Currency(a.Currency), Balance: a.Balance})
+	}
+	for _, f := range r.Findings {
+		out.Findings = append(out.Findings, command.AuditFinding(f))
+	}
+	return out, nil
 }

@@ -52,6 +52,9 @@ func (t *Table) Row(cells ...string) {
 	t.rows = append(t.rows, row)
 }
 
+// Empty reports whether the table has no rows.
+func (t *Table) Empty() bool { return len(t.rows) == 0 }
+
 // Write prints the titles and the rows, or nothing where there are no rows.
 // No line ends in blanks.
 func (t *Table) Write(w io.Writer) error {
