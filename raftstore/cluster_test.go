@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -171,4 +172,23 @@ func TestServersAreAddedAndRemoved(t *testing.T) {
 	if err := leader.AddVoter(ctx, "", ""); err == nil {
 		t.Error("add a voter without a name: got no error")
 	}
+}
+
+// A member of a cluster can't be opened with a lone server's timeouts.
+func TestMemberOpenedAlone(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, nil)
+	c.converge(c.propose("x"))
+	c.stop(0)
+	cfg := testConfig(t, "s1", filepath.Join(c.dir, "s1"))
+	s, err := Open(cfg, &list{}, testLog(t))
+	if err == nil {
+		s.Close()
+		t.Fatal("got no error")
+	}
+	if !strings.Contains(err.Error(), "has 3 servers") {
+		t.Errorf("got %v", err)
+	}
+	c.start(0, nil)
+	c.converge(c.propose("y"))
 }

@@ -324,3 +324,20 @@ func merge(d, timeouts Config) Config {
 	d.HeartbeatTimeout, d.ElectionTimeout, d.LeaderLeaseTimeout = timeouts.HeartbeatTimeout, timeouts.ElectionTimeout, timeouts.LeaderLeaseTimeout
 	return d
 }
+
+// A log that does not reach back to the snapshot is an error, not a panic.
+func TestLogWithAGapIsRefused(t *testing.T) {
+	t.Parallel()
+	store := newMemStore()
+	if err := errors.Join(store.StoreLogs([]*raft.Log{{Index: 10, Term: 1}}), store.SetUint64([]byte("CurrentTerm"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(withStore(testConfig(t, "s1", t.TempDir()), store), &list{}, testLog(t))
+	if err == nil {
+		s.Close()
+		t.Fatal("got no error")
+	}
+	if !strings.Contains(err.Error(), "start raft: ") {
+		t.Errorf("got %v", err)
+	}
+}

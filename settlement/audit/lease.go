@@ -19,8 +19,9 @@ type lease struct {
 	accrued  int64    // of it, not converted yet
 	gross    *big.Int // paid and fee, nJ
 	fee      *big.Int
-	worth    *big.Int // Σ nJ × rate: what gross stands for, in nUSD×10⁻⁹
-	lastRate ledger.NUSD
+	worth    *big.Int    // Σ nJ × rate: what gross stands for, in nUSD×10⁻⁹
+	rate     ledger.NUSD // in force when an entry last concerned the lease
+	lastRate ledger.NUSD // bounds the remainder that the last conversion left
 }
 
 var (
@@ -48,6 +49,7 @@ func costOf(t *ledger.Totals, p *ledger.Prices) *big.Int {
 }
 
 func (b *books) touch(l *lease) {
+	l.rate = b.rates[b.rate]
 	if !l.touched {
 		l.touched = true
 		b.touched = append(b.touched, l)
@@ -219,9 +221,8 @@ func (b *books) underCharged(e *ledger.Entry, l *lease, held int64) {
 	if _, charged := l.converts(); l.Budget == 0 && charged.Cmp(l.cost) < 0 {
 		owed := new(big.Int).Sub(l.cost, charged)
 		need := owed.Mul(owed, nano)
-		rate := int64(b.rates[b.rate])
 		// One nJ of remainder and one of rounding either way.
-		have := new(big.Int).Mul(big.NewInt(max(held-2, 0)), big.NewInt(rate))
+		have := new(big.Int).Mul(big.NewInt(max(held-2, 0)), big.NewInt(int64(l.rate)))
 		if have.Cmp(need) > 0 {
 			b.find(CheckCharges, e, "lease %d is charged %s nUSD of a cost of %s while %d nJ are held for it", l.ID, charged, l.cost, held)
 		}
