@@ -46,7 +46,7 @@ func execRig(t *testing.T) (*rig, *drivers.TaskConfig) {
 func TestExecConformance(t *testing.T) {
 	r := newRig(t)
 	id := runContainer(t, r)
-	h := r.harness(t, task(t, TaskConfig{Command: "true"}))
+	h := r.harness(t, task(t, TaskConfig{Command: "true"}), false)
 	dtestutil.TestExecTaskStreamingBasicResponses(t, h, id)
 	t.Run("in the container", func(t *testing.T) {
 		code, out, stderr := dtestutil.ExecTask(t, h, id, "echo $GREETING; pwd; ls -d /marker; exit 3", false, "")

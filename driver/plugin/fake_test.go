@@ -31,6 +31,7 @@ type fakeHostd struct {
 	info      hostapi.HostInfo
 	tasks     map[string]*fakeTask
 	nextLease uint64
+	waits     int      // that found their task
 	calls     []string // "METHOD op body", in order
 	// fault may take a request over: it returns true when it has answered. It
 	// runs before the operation ("before") and after it ("after").
@@ -119,6 +120,7 @@ func (f *fakeHostd) serve(r *http.Request, op, id string, body []byte) (any, *ho
 	}
 	switch op {
 	case "GET tasks/wait":
+		f.set(func() { f.waits++ })
 		select {
 		case <-t.done:
 		case <-r.Context().Done():

@@ -141,11 +141,11 @@ func newRig(t *testing.T) *rig {
 }
 
 // harness is Nomad's own test harness around the same driver, with real
-// allocation directories and logs for cfg. Its cleanup is the only safe end.
-func (r *rig) harness(t *testing.T, cfg *drivers.TaskConfig) *dtestutil.DriverHarness {
+// allocation directories (and logs) for cfg. Its cleanup is the only safe end.
+func (r *rig) harness(t *testing.T, cfg *drivers.TaskConfig, logs bool) *dtestutil.DriverHarness {
 	t.Helper()
 	h := dtestutil.NewDriverHarness(t, r.d)
-	t.Cleanup(h.MkAllocDir(cfg, true))
+	t.Cleanup(h.MkAllocDir(cfg, logs))
 	return h
 }
 
