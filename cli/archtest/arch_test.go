@@ -43,7 +43,7 @@ var table = map[string]rule{
 	"settlement/wire":                        {pure: true, ours: []string{"settlement/ledger"}},
 	"settlement/bill":                        {pure: true, ours: []string{"settlement/ledger"}},
 	"settlement/money":                       {pure: true},
-	"settlement/journal":                     {ours: []string{"settlement/ledger", "settlement/wire"}},
+	"settlement/journal":                     {ours: []string{"settlement/ledger", "settlement/wire"}, theirs: []string{"golang.org/x/sys/unix"}},
 	"settlement/audit":                       {ours: []string{"settlement/ledger", "settlement/wire", "settlement/journal"}},
 	"settlement/node":                        {ours: []string{"raftstore", "settlement/ledger", "settlement/wire", "settlement/journal"}},
 	"settlement/nomad":                       {ours: []string{"settlement/money"}, theirs: []string{"github.com/hashicorp/nomad/api"}},
@@ -91,7 +91,7 @@ var table = map[string]rule{
 	"cli/demo": {
 		ours:   append([]string{"cli/devcluster", "cli/outside", "driver/hostapi"}, apis...),
 		theirs: []string{"github.com/hashicorp/nomad/api"}},
-	"cli/joule": {ours: []string{"cli/command", "cli/demo", "settlement/daemon", "settlement/client", "settlement/audit", "driver/hostd"}},
+	"cli/joule": {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "driver/hostd"}},
 }
 
 // testSupport are packages that only tests import.
@@ -200,7 +200,7 @@ func TestCode(t *testing.T) {
 		for _, file := range p.GoFiles {
 			path := filepath.Join(p.Dir, file)
 			fset := token.NewFileSet()
-			f, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution)
+			f, err := parser.ParseFile(fset, path, nil, parser.ParseComments|parser.SkipObjectResolution)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -74,6 +74,10 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	if torn := jrn.Dropped(); torn != nil {
+		log.LogAttrs(context.Background(), slog.LevelWarn, "the journal's torn tail was cut; the replicated log brings it back",
+			slog.Any("error", torn))
+	}
 	n := &Node{
 		machine: &machine{ledger: ledger.New(), journal: jrn},
 		log:     log,
