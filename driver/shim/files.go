@@ -72,6 +72,7 @@ func bootID() (string, error) {
 
 // stat is what /proc says of a process or thread.
 type stat struct {
+	state     byte   // 'R', 'S', ...
 	flags     uint64 // PF_*
 	startTime uint64 // clock ticks since boot
 }
@@ -99,7 +100,7 @@ func parseStat(b []byte) (stat, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return stat{}, fmt.Errorf("parse /proc/pid/stat: %w", err)
 	}
-	return stat{flags: flags, startTime: start}, nil
+	return stat{state: f[0][0], flags: flags, startTime: start}, nil
 }
 
 // identify returns the identity of process pid.

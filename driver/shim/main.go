@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -192,6 +193,7 @@ func (s *shim) execute(pid int) (*Exit, error) {
 		return nil, err
 	}
 	defer cpu.Close()
+	settle(pid)
 	base, err := cpu.Read()
 	if err != nil {
 		return nil, err
@@ -243,6 +245,39 @@ func (s *shim) execute(pid int) (*Exit, error) {
 	s.log.Printf("the task ended with code %d signal %d; stamps by %s and %s; its first process used %v CPU by rusage",
 		exit.Code, exit.Signal, stamp.Source, end.Source, time.Duration(rusage.Utime.Nano()+rusage.Stime.Nano()))
 	return exit, nil
+}
+
+// Bounds of settle.
+const (
+	settleEvery = 200 * time.Microsecond
+	settleMax   = 50 * time.Millisecond
+)
+
+// settle waits until the first process has come to the point where it waits for
+// the start, since what it uses until then is the runtime's and not the task's.
+// Nothing tells when it sleeps there: it is looked at. In vain, at worst the
+// task is billed for a fraction of a ms of the runtime's.
+func settle(pid int) {
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	for deadline := time.Now().Add(settleMax); time.Now().Before(deadline) && !asleep(pid); {
+		<-tick.C
+	}
+}
+
+// asleep reports whether every thread of a process sleeps.
+func asleep(pid int) bool {
+	dir := filepath.Join(strconv.Itoa(pid), "task")
+	tasks, err := os.ReadDir(filepath.Join("/proc", dir))
+	if err != nil {
+		return true // gone: nothing to wait for
+	}
+	for _, t := range tasks {
+		if st, err := readStat(filepath.Join(dir, t.Name())); err == nil && st.state != 'S' {
+			return false
+		}
+	}
+	return true
 }
 
 // start lets the first process execute the command.
