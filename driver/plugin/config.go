@@ -92,9 +92,10 @@ func (s *settings) readHostdConfig() error {
 	return errors.Join(faults...)
 }
 
-// hclName gives hclsimple a name by which it picks HCL's own syntax or JSON.
+// hclName gives hclsimple, which chooses the syntax by it, the name that hostd
+// gives it as well.
 func hclName(path string) string {
-	if ext := filepath.Ext(path); ext == ".hcl" || ext == ".json" {
+	if filepath.Ext(path) == ".hcl" {
 		return path
 	}
 	return path + ".hcl"

@@ -78,7 +78,6 @@ func TestSocketComesFromHostdConfig(t *testing.T) {
 	for name, tt := range map[string]struct{ file, text, want string }{
 		"default":   {"a.hcl", `data_dir = "/var/lib/joule"`, "/var/lib/joule/hostd.sock"},
 		"named":     {"b.hcl", "data_dir = \"/d\"\nsocket = \"/run/j.sock\"\nservers = [\"x\"]\nother { a = 1 }", "/run/j.sock"},
-		"JSON":      {"c.json", `{"data_dir": "/d", "class": "crowd"}`, "/d/hostd.sock"},
 		"extension": {"d.conf", `data_dir = "/d"`, "/d/hostd.sock"},
 	} {
 		t.Run(name, func(t *testing.T) {

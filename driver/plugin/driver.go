@@ -283,12 +283,14 @@ func exitResult(st *hostapi.TaskStatus) *drivers.ExitResult {
 // passed, and returns once it has exited. A task that has exited already is
 // stopped.
 func (d *Driver) StopTask(id string, timeout time.Duration, signal string) error {
-	left, deadline := timeout, time.Now().Add(timeout)
+	deadline, attempts := time.Now().Add(timeout), 0
 	return d.ask(timeout+stopGrace, func(ctx context.Context, c *hostapi.Client) error {
+		left := timeout
+		if attempts++; attempts > 1 {
+			// Repeated because hostd was restarted; the timeout is not.
+			left = max(time.Until(deadline), 0)
+		}
 		_, err := c.Stop(ctx, id, &hostapi.StopRequest{Signal: signal, TimeoutMs: left.Milliseconds()})
-		// A call that is repeated because hostd was restarted must not start the
-		// timeout anew.
-		left = max(time.Until(deadline), 0)
 		return err
 	})
 }
