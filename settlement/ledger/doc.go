@@ -7,8 +7,10 @@
 // I/O, reads no clock, uses no randomness, no goroutine, no float, and never
 // ranges over a map. A Ledger is not safe for concurrent use.
 //
-// Rules M1 to M8, U2 to U6 and S1 to S3 of the design are implemented here and
-// nowhere else; each has a test that names it.
+// Rules M1 to M8, U2 to U4, U6 and S1 to S3 of the design are implemented here
+// and nowhere else; each has a test that names it. Of M6 it is the accrual and
+// the later conversion; what makes a rate stale or doubtful is decided outside.
+// Leases have no pools yet: each is its own slot.
 //
 // Input never panics: it is answered by a Result with a Code. A panic means
 // that an invariant is broken and the server must stop.

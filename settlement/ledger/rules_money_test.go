@@ -236,6 +236,35 @@ func TestM6_AccruedChargesConvertOnRecovery(t *testing.T) {
 	}
 }
 
+// M6: one Mint converts a bounded number of leases, the lowest ids first; the
+// next one goes on.
+func TestM6_ConversionIsBoundedPerCommand(t *testing.T) {
+	const leases, most = 5000, 4096
+	b := newBench(t, ledger.USD, ledger.Prices{Base: 3_600_000_000})
+	b.must(&ledger.Deposit{Customer: "acme", Currency: ledger.USD, Amount: 1000 * usd, Ref: "r"})
+	for i := range leases {
+		res := b.l.Apply(b.now, &ledger.Envelope{Key: fmt.Sprint("open", i), Command: openCommand(fmt.Sprint("a", i))})
+		r := b.record(res.Lease.Lease, ledger.Totals{WallMs: 1000}, true)
+		b.l.Apply(b.now, &ledger.Envelope{Command: &ledger.UsageBatch{Host: 1, Records: []ledger.Record{r}}})
+	}
+	waiting := func() (n int) {
+		for id := ledger.LeaseID(1); id <= leases; id++ {
+			if b.lease(id).UnconvertedNUSD > 0 {
+				n++
+			}
+		}
+		return n
+	}
+	b.must(&ledger.Mint{Amount: 1000 * joule, Ref: "r"})
+	if got := waiting(); got != leases-most || b.lease(most).UnconvertedNUSD != 0 {
+		t.Errorf("after one Mint %d leases wait, want the last %d", got, leases-most)
+	}
+	b.must(&ledger.Mint{Amount: 1, Ref: "r"})
+	if got := waiting(); got != 0 || b.balance("accrued", ledger.USD) != 0 {
+		t.Errorf("after the next Mint %d leases wait, want none", got)
+	}
+}
+
 // M7: the same key with the same input returns the first result, with another
 // input it is a conflict; deduplication happens with the money.
 func TestM7_AKeyMovesMoneyOnce(t *testing.T) {

@@ -31,7 +31,7 @@ var ErrSnapshotDigest = errors.New("snapshot digest does not match its bytes")
 // included, and extra, which is opaque. The ledger may not change meanwhile.
 func WriteSnapshot(w io.Writer, l *ledger.Ledger, extra []byte) error {
 	s := &snapshotWriter{sum: sha256.New()}
-	s.w = bufio.NewWriterSize(io.MultiWriter(w, s.sum), 256<<10)
+	s.w = bufio.NewWriterSize(io.MultiWriter(w, s.sum), 64<<10)
 	_, _ = s.w.WriteString(snapshotMagic)
 	_ = s.w.WriteByte(snapshotVersion)
 
@@ -92,7 +92,7 @@ func (s *snapshotWriter) frame(b []byte) {
 // nothing more. A snapshot of another version is ErrUnknownVersion, one whose
 // digest is wrong ErrSnapshotDigest, unless the damage shows earlier.
 func ReadSnapshot(r io.Reader) (*ledger.Ledger, []byte, error) {
-	s := &snapshotReader{r: bufio.NewReaderSize(r, 256<<10), sum: sha256.New()}
+	s := &snapshotReader{r: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
 	l, extra, err := s.read()
 	if s.err != nil { // what went wrong first
 		err = s.err
