@@ -1,0 +1,165 @@
+package hostd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2/hclsimple"
+
+	"github.com/joulecloud/joule/driver/session"
+)
+
+// Limits of a Config.
+const (
+	hostBytesMax   = 64  // a host's name
+	socketBytesMax = 103 // the kernel takes 107, and the socket is made under a longer name first
+	checkpointMin  = 10 * time.Millisecond
+	checkpointMax  = time.Minute
+)
+
+// Config is a host daemon's configuration, in the form of its HCL file.
+type Config struct {
+	DataDir       string   // host key, tasks, spool; absolute
+	Host          string   // the name it is enrolled under
+	Servers       []string // URLs of the settlement servers
+	CAFile        string   // PEM; "": the system's certificate authorities
+	Class         string   // "crowd" or "datacenter"
+	Runtimes      []string // OCI runtimes: names or absolute paths; the first that works is used
+	AllowHostRoot bool     // tasks may see the host's own root, read-only
+	Socket        string   // where the plugin and the CLI reach hostd
+	Shim          string   // path of joule-shim; "": beside our executable, then on PATH
+	Checkpoint    time.Duration
+}
+
+// file is the HCL form of a Config.
+type file struct {
+	DataDir       string   `hcl:"data_dir"`
+	Host          *string  `hcl:"host"`
+	Servers       []string `hcl:"servers"`
+	CAFile        string   `hcl:"ca_file,optional"`
+	Class         *string  `hcl:"class"`
+	Runtimes      []string `hcl:"runtimes,optional"`
+	AllowHostRoot bool     `hcl:"allow_host_root,optional"`
+	Socket        string   `hcl:"socket,optional"`
+	Shim          string   `hcl:"shim,optional"`
+	Checkpoint    *string  `hcl:"checkpoint"`
+}
+
+// Default returns what a configuration file need not say.
+func Default() Config {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "" // Validate asks for one
+	}
+	return Config{Host: host, Class: "crowd", Runtimes: []string{"runc"}, Checkpoint: 2 * time.Second}
+}
+
+// Load reads a configuration file. What it doesn't say is as in Default. The
+// result is valid.
+func Load(path string) (Config, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read hostd's configuration: %w", err)
+	}
+	name := path
+	if filepath.Ext(name) != ".hcl" {
+		name += ".hcl" // hclsimple chooses the syntax by it
+	}
+	var f file
+	if err := hclsimple.Decode(name, src, nil, &f); err != nil {
+		return Config{}, fmt.Errorf("parse hostd's configuration: %w", err)
+	}
+	cfg := Default()
+	cfg.DataDir, cfg.Servers, cfg.CAFile = f.DataDir, f.Servers, f.CAFile
+	cfg.AllowHostRoot, cfg.Socket, cfg.Shim = f.AllowHostRoot, f.Socket, f.Shim
+	if f.Host != nil {
+		cfg.Host = *f.Host
+	}
+	if f.Class != nil {
+		cfg.Class = *f.Class
+	}
+	if f.Runtimes != nil {
+		cfg.Runtimes = f.Runtimes
+	}
+	var errs []error
+	if f.Checkpoint != nil {
+		if cfg.Checkpoint, err = time.ParseDuration(*f.Checkpoint); err != nil {
+			errs = append(errs, fmt.Errorf("checkpoint: must be a duration such as \"2s\" (got %q)", *f.Checkpoint))
+			cfg.Checkpoint = Default().Checkpoint
+		}
+	}
+	cfg.setPaths()
+	if err := errors.Join(append(errs, cfg.Validate())...); err != nil {
+		return Config{}, fmt.Errorf("hostd's configuration %q:\n%w", path, err)
+	}
+	return cfg, nil
+}
+
+// setPaths fills in what follows from the data directory.
+func (c *Config) setPaths() {
+	if c.Socket == "" && c.DataDir != "" {
+		c.Socket = filepath.Join(c.DataDir, "hostd.sock")
+	}
+}
+
+// Validate reports every fault, each with its field and value.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !filepath.IsAbs(c.DataDir) {
+		bad("data_dir: must be an absolute path (got %q)", c.DataDir)
+	}
+	switch {
+	case c.Host == "":
+		bad("host: must not be empty")
+	case len(c.Host) > hostBytesMax:
+		bad("host: must have at most %d bytes (got %d: %q)", hostBytesMax, len(c.Host), c.Host)
+	case strings.ContainsFunc(c.Host, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+		bad("host: must not contain blanks or control characters (got %q)", c.Host)
+	}
+	if len(c.Servers) == 0 {
+		bad("servers: must name at least one settlement server")
+	}
+	for i, s := range c.Servers {
+		if err := session.ValidateURL(s); err != nil {
+			bad("servers[%d]: %w", i, err)
+		}
+		if slices.Index(c.Servers, s) != i {
+			bad("servers[%d]: named twice (got %q)", i, s)
+		}
+	}
+	if c.CAFile != "" && !filepath.IsAbs(c.CAFile) {
+		bad("ca_file: must be an absolute path (got %q)", c.CAFile)
+	}
+	if c.Class != "crowd" && c.Class != "datacenter" {
+		bad("class: must be \"crowd\" or \"datacenter\" (got %q)", c.Class)
+	}
+	if len(c.Runtimes) == 0 {
+		bad("runtimes: must name at least one OCI runtime")
+	}
+	for i, r := range c.Runtimes {
+		if r == "" || (strings.Contains(r, "/") && !filepath.IsAbs(r)) {
+			bad("runtimes[%d]: must be a name or an absolute path (got %q)", i, r)
+		}
+	}
+	switch {
+	case c.Socket == "" && c.DataDir == "":
+		// Follows from data_dir, which has been reported.
+	case c.Socket != "" && !filepath.IsAbs(c.Socket):
+		bad("socket: must be an absolute path (got %q)", c.Socket)
+	case len(c.Socket) > socketBytesMax:
+		bad("socket: must have at most %d bytes (got %d: %q)", socketBytesMax, len(c.Socket), c.Socket)
+	}
+	if c.Shim != "" && !filepath.IsAbs(c.Shim) {
+		bad("shim: must be an absolute path (got %q)", c.Shim)
+	}
+	if c.Checkpoint < checkpointMin || c.Checkpoint > checkpointMax {
+		bad("checkpoint: must be from %v to %v (got %v)", checkpointMin, checkpointMax, c.Checkpoint)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,253 @@
+package hostd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/joulecloud/joule/driver/hostapi"
+	"github.com/joulecloud/joule/driver/meter"
+	"github.com/joulecloud/joule/driver/session"
+	"github.com/joulecloud/joule/driver/shim"
+	"github.com/joulecloud/joule/driver/spool"
+	"github.com/joulecloud/joule/settlement/wire"
+)
+
+// task is one invocation of a Nomad task, from the request until it is
+// destroyed.
+type task struct {
+	d   *daemon
+	id  string
+	dir string
+	log *slog.Logger
+
+	// ready is closed when the start has come to an end: the task runs, or has
+	// exited, or start holds why there is no task.
+	ready    chan struct{}
+	start    error // set before ready is closed; then the task isn't listed any more
+	exited   chan struct{}
+	giveUp   func() // ends a start under way
+	finished chan struct{}
+
+	mu      sync.Mutex
+	rec     record
+	proc    proc          // nil before the shim is launched
+	started *shim.Started // nil before the task runs
+	exit    *hostapi.Exit // nil before it has exited
+	endedAt time.Time
+
+	// meterMu orders the lease's records: it is held from a reading until the
+	// record with it is spooled.
+	meterMu sync.Mutex
+	meter   *meter.Meter
+	final   bool   // the final record is spooled
+	base    uint64 // see spool.Update.Base
+
+	beatMu sync.Mutex
+	beat   session.Totals // the highest totals that a heartbeat has said
+}
+
+func (d *daemon) newTask(rec record) *task {
+	return &task{
+		d:        d,
+		id:       rec.Request.ID,
+		dir:      d.taskDir(rec.Request.ID),
+		log:      d.log.With("task", rec.Request.ID),
+		ready:    make(chan struct{}),
+		exited:   make(chan struct{}),
+		finished: make(chan struct{}),
+		giveUp:   func() {},
+		rec:      rec,
+	}
+}
+
+// save changes the task's record, on disk first.
+func (t *task) save(change func(*record)) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rec := t.rec
+	change(&rec)
+	if err := writeRecord(t.dir, &rec); err != nil {
+		return err
+	}
+	t.rec = rec
+	return nil
+}
+
+func (t *task) record() record {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rec
+}
+
+// lease is the task's lease; 0 before it is open.
+func (t *task) lease() wire.LeaseID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rec.Grant == nil {
+		return 0
+	}
+	return t.rec.Grant.Lease
+}
+
+// process returns the task's process; nil before it is launched.
+func (t *task) process() proc {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.proc
+}
+
+// hasExited says whether the task has ended, or never ran.
+func (t *task) hasExited() bool {
+	select {
+	case <-t.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// status is the task as the API shows it.
+func (t *task) status() *hostapi.TaskStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := &hostapi.TaskStatus{ID: t.id, State: hostapi.StateStarting, ContainerID: t.rec.ContainerID}
+	if t.rec.Grant != nil {
+		st.LeaseID = uint64(t.rec.Grant.Lease)
+	}
+	if t.proc != nil {
+		spec := t.proc.Spec()
+		st.Runtime, st.RuntimeRoot = spec.Runtime, spec.RuntimeRoot
+	}
+	if t.started != nil {
+		st.State, st.Pid = hostapi.StateRunning, t.started.Pid
+		st.StartedAt = time.Unix(0, t.started.ExecWallNs)
+	}
+	if t.exit != nil {
+		e := *t.exit
+		st.State, st.Exit, st.CompletedAt = hostapi.StateExited, &e, t.endedAt
+	}
+	return st
+}
+
+// meterState is what the spool keeps for a lease beside its chain. It is
+// stored in the same transaction as the record that came of it, so that after
+// a crash the two agree.
+type meterState struct {
+	Meter *meter.Meter `json:"meter"`
+	Final bool         `json:"final"`
+}
+
+// update is the task's next record and state for the spool. With final it is
+// the lease's last one. The caller holds meterMu.
+func (t *task) update(final bool) (spool.Update, error) {
+	state, err := json.Marshal(meterState{t.meter, final})
+	if err != nil {
+		return spool.Update{}, fmt.Errorf("encode meter: %w", err)
+	}
+	u := t.meter.Usage()
+	return spool.Update{
+		Lease: t.lease(),
+		Record: &wire.Record{
+			Epoch:   u.Epoch,
+			Known:   u.Known,
+			Final:   final,
+			Active:  u.Active,
+			Standby: u.Standby,
+			Quality: u.Quality,
+		},
+		State: state,
+		Base:  t.base,
+	}, nil
+}
+
+// held is what the lease reserves: what settlement granted, which is what the
+// customer pays for.
+func held(g *session.Grant, req *hostapi.StartRequest) meter.Held {
+	h := meter.Held{GPUs: g.Resources.GPUs, MemoryMiB: g.Resources.MemoryMiB}
+	if h.MemoryMiB == 0 {
+		h.MemoryMiB = uint32(max(req.MemoryMiB, 0))
+	}
+	return h
+}
+
+// startMeter starts the meter at the exec, unless it runs already. The caller
+// holds meterMu.
+func (t *task) startMeter(s *shim.Started) error {
+	if t.meter.State != meter.Idle {
+		return nil
+	}
+	if !s.ExecStamped {
+		t.meter.Quality |= wire.QualityStartUnstamped
+	}
+	rec := t.record()
+	return t.meter.Start(meter.Reading{MonoNs: s.ExecMonoNs, CPUUsec: s.CPUBaseUsec, CPUKnown: true}, meter.Active, max(rec.Grant.Epoch, 1))
+}
+
+func reading(s shim.Sample) meter.Reading {
+	r := meter.Reading{MonoNs: s.MonoNs}
+	if s.CPUUsec != nil {
+		r.CPUUsec, r.CPUKnown = *s.CPUUsec, true
+	}
+	return r
+}
+
+// totals is what the lease has used until now, for a heartbeat. ok is false
+// when the task doesn't run. It doesn't wait for a record being written.
+func (t *task) totals() (tot session.Totals, ok bool) {
+	lease := t.lease()
+	if lease == 0 || t.hasExited() {
+		return session.Totals{}, false
+	}
+	t.beatMu.Lock()
+	defer t.beatMu.Unlock()
+	if t.meterMu.TryLock() {
+		if t.meter != nil && t.meter.State != meter.Idle {
+			m := *t.meter // a look ahead, no boundary
+			if s, err := t.process().Sample(); err == nil && m.State != meter.Ended {
+				// The state was checked: a checkpoint fits it.
+				_ = m.Checkpoint(reading(s))
+			}
+			u := m.Usage()
+			t.beat.WallMs = max(t.beat.WallMs, u.Active.WallMs)
+			t.beat.CPUMs = max(t.beat.CPUMs, u.Active.CPUMs)
+		}
+		t.meterMu.Unlock()
+	}
+	t.beat.Lease = lease
+	return t.beat, true
+}
+
+// load restores the meter from the spool. A lease that the spool doesn't know
+// though its task was launched lost its chain with a damaged file: its totals
+// come again from the start's stamps, exactly, and its sequence goes on from
+// the clock, which is beyond every sequence given out before.
+func (t *task) loadMeter() error {
+	rec := t.record()
+	chain, ok, err := t.d.spool.Chain(rec.Grant.Lease)
+	if err != nil {
+		return err
+	}
+	t.meterMu.Lock()
+	defer t.meterMu.Unlock()
+	t.meter = meter.New(held(rec.Grant, &rec.Request))
+	if !ok {
+		t.base = uint64(time.Now().UnixMilli())
+		return nil
+	}
+	if chain.State == nil {
+		return nil
+	}
+	var state meterState
+	if err := json.Unmarshal(chain.State, &state); err != nil {
+		return fmt.Errorf("decode meter of lease %d: %w", rec.Grant.Lease, err)
+	}
+	if state.Meter == nil {
+		return errors.New("decode meter: none is there")
+	}
+	t.meter, t.final = state.Meter, state.Final
+	return nil
+}
