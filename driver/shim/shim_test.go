@@ -365,7 +365,7 @@ func TestWallTimeIsTheObserversUnderBusyLoops(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	}
-	for range 5 {
+	for range 3 {
 		_, p, exit := e.run("/bin/sleep", "0.05")
 		within(t, obs, started(t, p), exit)
 	}
@@ -397,4 +397,33 @@ func TestCPUIsTheTasksOwn(t *testing.T) {
 	if d := billed - used; d.Abs() > time.Millisecond {
 		t.Errorf("got %v billed, want %v within 1 ms", billed, used)
 	}
+}
+
+// A command run beside the task is in its namespaces and its cgroup.
+func TestExecBesideATask(t *testing.T) {
+	e := newEnv(t)
+	x := e.prepare(&oci.Task{Args: []string{"/bin/sleep", "60"}, Hostname: "inside"})
+	p := x.launch()
+	started(t, p)
+	args := oci.NewRunc(x.spec.Runtime, x.spec.RuntimeRoot).ExecArgs(x.spec.ContainerID,
+		oci.ExecOptions{Args: []string{"/bin/sh", "-c", "hostname; id -u; cat /proc/1/comm; wc -l <$0", "/proc/self/cgroup"}})
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if want := "inside\n65534\nsleep\n"; err != nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("got %q %v, want it to begin with %q", out, err, want)
+	}
+	beside := exec.Command(args[0], append(args[1:len(args)-4], "/bin/sleep", "60")...)
+	if err := beside.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = beside.Wait() }()
+	for pids := []int(nil); len(pids) < 2; {
+		if pids, err = cgroup.Pids(x.spec.CgroupCPU); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, p)
 }
