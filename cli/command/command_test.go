@@ -310,14 +310,15 @@ func TestExitCodes(t *testing.T) {
 		{"help", flag.ErrHelp, 0},
 		{"anything else", errors.New("x"), 1},
 		{"what the person gave", command.Invalid(errors.New("x")), 2},
+		{"what is there already", command.Conflict(errors.New("x")), 5},
 		{"no server", &client.UnreachableError{Cause: errors.New("x")}, 7},
 	} {
 		if got := command.ExitCode(tt.err); got != tt.want {
 			t.Errorf("exit code of %s: got %d, want %d", tt.name, got, tt.want)
 		}
 	}
-	if command.Invalid(nil) != nil {
-		t.Error("Invalid(nil): got an error, want nil")
+	if command.Invalid(nil) != nil || command.Conflict(nil) != nil {
+		t.Error("Invalid(nil), Conflict(nil): got an error, want nil")
 	}
 }
 

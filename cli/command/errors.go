@@ -122,6 +122,15 @@ func Invalid(err error) error {
 	return &fault{code: exitInvalid, cause: err}
 }
 
+// Conflict marks err as a clash with what is there already, such as a second
+// daemon on one directory: its exit code is 5. nil stays nil.
+func Conflict(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fault{code: exitConflict, cause: err}
+}
+
 func invalid(hint, format string, args ...any) error {
 	return failed(exitInvalid, hint, format, args...)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -20,9 +21,27 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"joule": main})
 }
 
+// waitFor waits until a file is there.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waitfor FILE")
+	}
+	deadline := time.Now().Add(readyTimeout)
+	for tick := time.NewTicker(20 * time.Millisecond); ; <-tick.C {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			tick.Stop()
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s: not there after %v", args[0], readyTimeout)
+		}
+	}
+}
+
 // TestScripts runs the whole program as people do. JOULE_ADDR is a fake
 // settlement server (commandtest); $REFUSED refuses connections; $API and $RAFT
-// are free addresses for a real server, which waitserver waits for.
+// are free addresses for a real server, which waitserver waits for; waitfor
+// waits for a file.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -38,7 +57,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"waitserver": waitServer},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"waitserver": waitServer, "waitfor": waitFor},
 	})
 }
 

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"github.com/joulecloud/joule/cli/demo"
 	"github.com/joulecloud/joule/cli/devcluster"
 	"github.com/joulecloud/joule/cli/money"
+	"github.com/joulecloud/joule/driver/hostd"
 	"github.com/joulecloud/joule/settlement/audit"
 	"github.com/joulecloud/joule/settlement/daemon"
 )
@@ -22,9 +25,11 @@ func deps() command.Deps {
 		Err:       os.Stderr,
 		Version:   command.Version(),
 		RunServer: runServer,
+		RunHostd:  runHostd,
 		RunDev:    func(ctx context.Context, args []string) error { return devcluster.Dev(ctx, args, os.Stdout, os.Stderr) },
 		RunDemo:   runDemo,
 		RunAudit:  runAudit,
+		PublicKey: publicKey,
 	}
 }
 
@@ -46,6 +51,26 @@ func runServer(ctx context.Context, configPath string, check bool) error {
 // logger writes to standard error: standard output is for results.
 func logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func runHostd(ctx context.Context, configPath string) error {
+	cfg, err := hostd.Load(configPath)
+	if err != nil {
+		return command.Invalid(err)
+	}
+	err = hostd.Run(ctx, cfg, logger(slog.LevelInfo))
+	if errors.Is(err, hostd.ErrAlreadyRunning) {
+		return command.Conflict(err)
+	}
+	return err
+}
+
+func publicKey(configPath string) (ed25519.PublicKey, error) {
+	cfg, err := hostd.Load(configPath)
+	if err != nil {
+		return nil, command.Invalid(err)
+	}
+	return hostd.PublicKey(cfg.DataDir)
 }
 
 func runDemo(ctx context.Context, args []string) error {
