@@ -63,6 +63,7 @@ type Node struct {
 	log     *slog.Logger
 	submits chan *submission
 	slots   chan struct{}
+	clock   clock
 	closing context.Context // ends when Close begins
 	stop    context.CancelFunc
 	done    sync.WaitGroup
@@ -194,7 +195,7 @@ func (n *Node) gather(ctx context.Context) {
 
 // propose puts one batch into the log and hands out its results.
 func (n *Node) propose(ctx context.Context, batch []*submission) {
-	b := wire.CommandBatch{Time: ledger.Time(time.Now().UnixMilli())}
+	b := wire.CommandBatch{Time: n.stamp()}
 	for _, s := range batch {
 		b.Envelopes = append(b.Envelopes, s.env)
 	}
@@ -214,16 +215,29 @@ func (n *Node) propose(ctx context.Context, batch []*submission) {
 	}
 }
 
+// stamp is the time of the next log entry.
+func (n *Node) stamp() ledger.Time {
+	n.machine.mu.RLock()
+	applied := n.machine.ledger.Now()
+	n.machine.mu.RUnlock()
+	return n.clock.stamp(time.Now(), applied)
+}
+
 // Read runs fn on the ledger at a point that includes everything acknowledged
 // before the call. fn must not keep the ledger, and must be quick: commands
 // wait for it.
 func (n *Node) Read(ctx context.Context, fn func(*ledger.Ledger) error) error {
+	return n.ReadDigest(ctx, func(l *ledger.Ledger, _ ledger.Digest) error { return fn(l) })
+}
+
+// ReadDigest is Read with the digest of that very state.
+func (n *Node) ReadDigest(ctx context.Context, fn func(*ledger.Ledger, ledger.Digest) error) error {
 	if err := n.store.VerifyRead(ctx); err != nil {
 		return err
 	}
 	n.machine.mu.RLock()
 	defer n.machine.mu.RUnlock()
-	return fn(n.machine.ledger)
+	return fn(n.machine.ledger, n.machine.digest)
 }
 
 // Status answers from this server alone, leader or not.

@@ -135,9 +135,9 @@ func TestRestart(t *testing.T) {
 	b := s.batch(record(lease.LeaseId, 1, 100))
 	s.send(b, s.sign(b))
 	read := func() (string, string) {
-		st, err := f.api.GetStatus(t.Context(), &joulev1.GetStatusRequest{})
-		f.ok(err)
 		bill, err := f.api.GetBill(t.Context(), &joulev1.GetBillRequest{Customer: "acme"})
+		f.ok(err)
+		st, err := f.api.GetStatus(t.Context(), &joulev1.GetStatusRequest{})
 		f.ok(err)
 		return st.Digest, bill.String()
 	}

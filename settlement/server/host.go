@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -78,7 +79,10 @@ func (s *Server) OpenLease(ctx context.Context, r *joulev1.OpenLeaseRequest) (*j
 			GPU: ledger.NUSD(task.MaxGPU), Memory: ledger.NUSD(task.MaxMemory)},
 		Budget: ledger.NUSD(task.BudgetNUSD),
 	}
-	res, err := s.submit(ctx, derivedKey("open", r.AllocId, r.Task, r.Invocation), cmd)
+	// The lease's natural key (allocation, task, invocation) makes a repeat
+	// harmless. A key derived from it would keep a refusal, such as a lack of
+	// funds, for ever.
+	res, err := s.submit(ctx, rand.Text(), cmd)
 	if err != nil {
 		return nil, err
 	}

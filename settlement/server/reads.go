@@ -171,8 +171,7 @@ func (s *Server) fold(id ledger.LeaseID) ([]ledger.Entry, *bill.Lease, error) {
 // journal; the proof says what it was checked against.
 func (s *Server) GetBill(ctx context.Context, r *joulev1.GetBillRequest) (*joulev1.GetBillResponse, error) {
 	out := &joulev1.GetBillResponse{Customer: r.Customer, Proof: &joulev1.GetBillResponse_Proof{}}
-	status := s.node.Status()
-	return out, s.node.Read(ctx, func(l *ledger.Ledger) error {
+	return out, s.node.ReadDigest(ctx, func(l *ledger.Ledger, digest ledger.Digest) error {
 		c, ok := l.Customer(r.Customer)
 		if !ok {
 			return notFound("customer %q", r.Customer)
@@ -207,7 +206,7 @@ func (s *Server) GetBill(ctx context.Context, r *joulev1.GetBillRequest) (*joule
 			sum.FeeNj += lease.FeeNj
 		}
 		out.Proof.UsdSum, out.Proof.JouleSum = l.Sums()
-		out.Proof.Digest, out.Proof.Entries = hex.EncodeToString(status.Digest[:]), status.Entries
+		out.Proof.Digest, out.Proof.Entries = hex.EncodeToString(digest[:]), l.EntryCount()
 		return nil
 	})
 }

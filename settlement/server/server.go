@@ -25,6 +25,8 @@ type Node interface {
 	// Read runs fn on the ledger, which holds still meanwhile. fn must not
 	// keep the ledger.
 	Read(ctx context.Context, fn func(*ledger.Ledger) error) error
+	// ReadDigest is Read with the digest of that very state.
+	ReadDigest(ctx context.Context, fn func(*ledger.Ledger, ledger.Digest) error) error
 	Status() node.Status
 }
 

@@ -288,10 +288,10 @@ func (s *Server) settle(ctx context.Context, sess *session, b *joulev1.UsageBatc
 		return err
 	}
 	for i := range results {
-		if results[i].Stop != ledger.CloseFunds {
+		if results[i].Stop == ledger.CloseNone {
 			continue
 		}
-		c := &joulev1.LeaseCommand{LeaseId: uint64(results[i].Lease), Stop: joulev1.StopReason_STOP_REASON_FUNDS}
+		c := &joulev1.LeaseCommand{LeaseId: uint64(results[i].Lease), Stop: stopReason(results[i].Stop)}
 		if err := sess.send(&joulev1.SessionDown{Message: &joulev1.SessionDown_LeaseCommand{LeaseCommand: c}}); err != nil {
 			return err
 		}
@@ -331,10 +331,10 @@ func (s *Server) stopEnded(ctx context.Context, sess *session, beat *joulev1.Hea
 			switch {
 			case !ok || v.Host != sess.host.ID:
 				stops = append(stops, &joulev1.LeaseCommand{LeaseId: t.LeaseId, Stop: joulev1.StopReason_STOP_REASON_UNKNOWN_LEASE})
-			case v.StopAsked == ledger.CloseFunds || v.Reason == ledger.CloseFunds:
-				stops = append(stops, &joulev1.LeaseCommand{LeaseId: t.LeaseId, Stop: joulev1.StopReason_STOP_REASON_FUNDS})
+			case v.StopAsked != ledger.CloseNone:
+				stops = append(stops, &joulev1.LeaseCommand{LeaseId: t.LeaseId, Stop: stopReason(v.StopAsked)})
 			case v.Reason != ledger.CloseNone:
-				stops = append(stops, &joulev1.LeaseCommand{LeaseId: t.LeaseId, Stop: joulev1.StopReason_STOP_REASON_OPERATOR})
+				stops = append(stops, &joulev1.LeaseCommand{LeaseId: t.LeaseId, Stop: stopReason(v.Reason)})
 			}
 		}
 		return nil
@@ -348,4 +348,12 @@ func (s *Server) stopEnded(ctx context.Context, sess *session, beat *joulev1.Hea
 		}
 	}
 	return nil
+}
+
+// stopReason is what the host is told about a lease that must end or has ended.
+func stopReason(r ledger.CloseReason) joulev1.StopReason {
+	if r == ledger.CloseFunds {
+		return joulev1.StopReason_STOP_REASON_FUNDS
+	}
+	return joulev1.StopReason_STOP_REASON_OPERATOR
 }
