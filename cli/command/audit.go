@@ -7,8 +7,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/cli/output"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 // AuditReport is what an audit of a journal found.

@@ -13,10 +13,10 @@ import (
 	"connectrpc.com/connect"
 	"github.com/urfave/cli/v2"
 
-	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/cli/output"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/client"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 // The exit codes.

@@ -6,9 +6,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/cli/output"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 func explainLease(in *invocation) error {

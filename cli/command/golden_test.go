@@ -19,8 +19,8 @@ import (
 
 	"github.com/joulecloud/joule/cli/command"
 	"github.com/joulecloud/joule/cli/command/commandtest"
-	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/cli/output"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/*.txt; review the difference")

@@ -11,9 +11,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/cli/output"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 // keyFileBytesMax bounds what is read of a file that should hold one key.

@@ -14,9 +14,9 @@ import (
 	"github.com/urfave/cli/v2"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/cli/output"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 // The hints that more than one command gives.

@@ -7,9 +7,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/cli/output"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 func (b *builder) mint() *cli.Command {

@@ -7,8 +7,8 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/joulecloud/joule/cli/money"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 // usd and joule are the API's currencies.

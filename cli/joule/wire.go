@@ -12,10 +12,10 @@ import (
 	"github.com/joulecloud/joule/cli/command"
 	"github.com/joulecloud/joule/cli/demo"
 	"github.com/joulecloud/joule/cli/devcluster"
-	"github.com/joulecloud/joule/cli/money"
 	"github.com/joulecloud/joule/driver/hostd"
 	"github.com/joulecloud/joule/settlement/audit"
 	"github.com/joulecloud/joule/settlement/daemon"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 // deps wires the commands to the packages that do their work.

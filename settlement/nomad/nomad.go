@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/api"
-	"github.com/joulecloud/joule/cli/money"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 // HostAttribute is the node attribute in which the driver publishes the name

@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/joulecloud/joule/cli/money"
+	"github.com/joulecloud/joule/settlement/money"
 )
 
 func TestParse(t *testing.T) {
