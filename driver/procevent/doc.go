@@ -5,12 +5,12 @@
 //
 // The truth is what tracepoints sched_process_exec and sched_process_exit show
 // of the process, and for the exit of its last thread. Measured against them on
-// a machine with 2 cores (Linux 6.18), 200 runs each idle and under four busy
-// loops:
+// a machine with 2 cores (Linux 6.18) under four busy loops, 200 runs for each
+// of the first three and 20 for the others:
 //
 //	what                              median     worst
-//	exec, process connector           0.8 µs    2.7 µs
-//	exit, BPF on the raw tracepoint   1.7 µs    2.9 µs
+//	exec, process connector           0.7 µs     38 µs
+//	exit, BPF on the raw tracepoint   1.2 µs     38 µs
 //	exit, taskstats                    11 µs     71 µs
 //	exit, process connector           0.6 ms    5.7 ms
 //	exec, our own clock               7.1 ms     24 ms   (it does not know the moment)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -316,10 +317,8 @@ func TestShimIsKilled(t *testing.T) {
 	if err := q.Cleanup(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Kill(s.Pid, 0); err == nil {
-		if st, err := readStat("self"); err == nil && st.startTime == s.StartTime {
-			t.Error("the task is still alive")
-		}
+	if st, err := readStat(strconv.Itoa(s.Pid)); err == nil && st.startTime == s.StartTime && st.state != 'Z' {
+		t.Errorf("the task is still alive, in state %c", st.state)
 	}
 }
 
@@ -333,6 +332,12 @@ func wallDifference(tb testing.TB, obs *tracetest.Observer, s *Started, exit *Ex
 	return time.Duration((exit.ExitMonoNs - s.ExecMonoNs) - (exitNs - execNs))
 }
 
+// within holds a task's wall time to 1 ms of the observer's.
+//
+// The exit's stamp is taken at the observer's own tracepoint. The exec's is
+// taken 1 µs after it, where a timer tick can take the core away for
+// milliseconds: about one start in ten thousand on a loaded machine. Such a run
+// is told by its exec stamp, which no other fault makes late, and is logged.
 func within(tb testing.TB, obs *tracetest.Observer, s *Started, exit *Exit) {
 	tb.Helper()
 	if !s.ExecStamped || !exit.ExitStamped {
@@ -341,6 +346,11 @@ func within(tb testing.TB, obs *tracetest.Observer, s *Started, exit *Exit) {
 	}
 	d := wallDifference(tb, obs, s, exit)
 	tb.Logf("wall %v, off by %v", time.Duration(exit.ExitMonoNs-s.ExecMonoNs), d)
+	execNs, _ := obs.Run(tb, s.Pid)
+	if late := time.Duration(s.ExecMonoNs - execNs); late > time.Millisecond && (d+late).Abs() < time.Millisecond {
+		tb.Logf("the exec lost its core for %v between the two stamps", late)
+		return
+	}
 	if d.Abs() > time.Millisecond {
 		tb.Errorf("got a wall time %v off the observer's, want within 1 ms", d)
 	}
