@@ -271,7 +271,7 @@ func (d *demo) command(ctx context.Context, name string, args ...string) error {
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
-		"JOULE_ADDR=" + d.cluster.SettlementURL(), "NOMAD_ADDR=" + d.cluster.NomadURL(), "NOMAD_CLI_NO_COLOR=1"}
+		"JOULE_ADDR=" + d.cluster.SettlementURL(), "NOMAD_ADDR=" + d.cluster.NomadURL(), "NOMAD_CLI_NO_COLOR=1", "NOMAD_CLI_SHOW_HINTS=false"}
 	cmd.Stdout, cmd.Stderr = d.out, d.out
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(shown, " "), err)

@@ -141,7 +141,9 @@ func version() string {
 
 func (d *daemon) tasksDir() string { return filepath.Join(d.cfg.DataDir, tasksDir) }
 
-func (d *daemon) taskDir(id string) string { return filepath.Join(d.tasksDir(), taskHash(id)) }
+func (d *daemon) taskDir(id string) string {
+	return filepath.Join(d.tasksDir(), hostapi.ContainerID(id))
+}
 
 func notFound(id string) error { return apiError(hostapi.ErrNotFound, "no task %q on this host", id) }
 

@@ -1,7 +1,6 @@
 package hostd
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -78,18 +77,6 @@ const recordVersion = 1
 type outcome struct {
 	Exit hostapi.Exit `json:"exit"`
 	At   time.Time    `json:"at"`
-}
-
-// taskHash names the task's directory: ids hold slashes and may be long.
-func taskHash(id string) string {
-	sum := sha256.Sum256([]byte(id))
-	return hex.EncodeToString(sum[:16])
-}
-
-// containerID is unique on the machine, also beside another hostd's.
-func containerID(dataDir, id string) string {
-	sum := sha256.Sum256([]byte(dataDir + "\x00" + id))
-	return "j" + hex.EncodeToString(sum[:12])
 }
 
 func writeRecord(dir string, r *record) error {

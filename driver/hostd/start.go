@@ -48,7 +48,7 @@ func (d *daemon) startTask(ctx context.Context, req *hostapi.StartRequest) (*hos
 		t = d.newTask(record{
 			Version:     recordVersion,
 			Request:     *req,
-			ContainerID: containerID(d.cfg.DataDir, req.ID),
+			ContainerID: hostapi.ContainerID(req.ID),
 			BootID:      d.boot,
 		})
 		startCtx, giveUp := context.WithCancel(d.ctx)
@@ -76,7 +76,7 @@ func (d *daemon) admit(req *hostapi.StartRequest) error {
 	if !d.cfg.AllowHostRoot {
 		return apiError(hostapi.ErrRefused, "the supplier of host %q doesn't allow tasks on the host's own root file system (allow_host_root is false in its hostd configuration), and tasks without one can't be run yet", d.cfg.Host)
 	}
-	if err := d.runner.Check(req, containerID(d.cfg.DataDir, req.ID)); err != nil {
+	if err := d.runner.Check(req, hostapi.ContainerID(req.ID)); err != nil {
 		return apiError(hostapi.ErrInvalid, "%v", err)
 	}
 	return nil
