@@ -214,11 +214,13 @@ func (t *task) totals() (tot session.Totals, ok bool) {
 			u := m.Usage()
 			t.beat.WallMs = max(t.beat.WallMs, u.Active.WallMs)
 			t.beat.CPUMs = max(t.beat.CPUMs, u.Active.CPUMs)
+			t.beat.Lease = lease
 		}
 		t.meterMu.Unlock()
 	}
-	t.beat.Lease = lease
-	return t.beat, true
+	// Nothing read yet, as just after a start: nothing said is better than less
+	// than before.
+	return t.beat, t.beat.Lease != 0
 }
 
 // load restores the meter from the spool. A lease that the spool doesn't know

@@ -63,7 +63,8 @@ func (s *Server) OpenLease(_ context.Context, req *joulev1.OpenLeaseRequest) (*j
 	key := req.GetAllocId() + "/" + req.GetTask() + "/" + req.GetInvocation()
 	id := s.byKey[key]
 	if id == 0 {
-		id = wire.LeaseID(len(s.leases) + 1)
+		for id = 1; s.leases[id] != nil; id++ {
+		}
 		s.byKey[key] = id
 		s.leases[id] = &Lease{ID: id, Host: req.GetAuth().GetHost(), Key: key, Statuses: map[joulev1.RecordStatus]int{}}
 	}
