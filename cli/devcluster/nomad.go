@@ -22,6 +22,10 @@ const agentCommon = `
 log_level            = "INFO"
 bind_addr            = "127.0.0.1"
 disable_update_check = true
+# Without it Nomad v1.11 asks no driver for a task's resource use.
+telemetry {
+  publish_allocation_metrics = true
+}
 advertise {
   http = "127.0.0.1"
   rpc  = "127.0.0.1"

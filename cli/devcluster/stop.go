@@ -36,7 +36,7 @@ func (c *Cluster) Stop() error {
 	if c.Server != nil {
 		errs = append(errs, c.Server.Stop(10*time.Second))
 	}
-	errs = append(errs, unmountBelow(c.cfg.Dir), c.removeCgroups())
+	errs = append(errs, killBelow(c.cfg.Dir), unmountBelow(c.cfg.Dir), c.removeCgroups())
 	return errors.Join(errs...)
 }
 
