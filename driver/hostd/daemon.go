@@ -27,6 +27,7 @@ type daemon struct {
 	cfg      Config
 	log      *slog.Logger
 	runner   runner
+	openWait time.Duration // for a settlement server to open a lease
 	spool    *spool.Spool
 	sessions *session.Sessions
 	todos    *todos
@@ -40,6 +41,8 @@ type daemon struct {
 	mu    sync.Mutex
 	tasks map[string]*task
 	asked time.Duration // the checkpoint interval a server asked for
+
+	spoolErr error // of the last checkpoint
 }
 
 // Run is the host's daemon. It returns nil when ctx ends; the tasks run on, and
@@ -47,10 +50,10 @@ type daemon struct {
 // data directory. It may be called once at a time per data directory.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	cfg.setPaths()
-	return run(ctx, cfg, newShimRunner(cfg), log)
+	return run(ctx, cfg, newShimRunner(cfg), openWait, log)
 }
 
-func run(ctx context.Context, cfg Config, r runner, log *slog.Logger) (err error) {
+func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log *slog.Logger) (err error) {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -77,7 +80,7 @@ func run(ctx context.Context, cfg Config, r runner, log *slog.Logger) (err error
 	defer func() { err = errors.Join(err, sp.Close()) }()
 
 	d := &daemon{
-		cfg: cfg, log: log, runner: r, spool: sp, boot: boot,
+		cfg: cfg, log: log, runner: r, openWait: openWait, spool: sp, boot: boot,
 		recheck: make(chan struct{}, 1),
 		tasks:   map[string]*task{},
 	}
@@ -269,6 +272,29 @@ func (d *daemon) CheckpointEvery(every time.Duration) {
 	}
 }
 
+func (d *daemon) setSpoolError(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.spoolErr = err
+}
+
+func (d *daemon) spoolFailed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.spoolErr != nil
+}
+
+// problems is why no task can be run, or be recorded.
+func (d *daemon) problems(r runnerInfo) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := slices.Clone(r.Problems)
+	if d.spoolErr != nil {
+		out = append(out, d.spoolErr.Error())
+	}
+	return out
+}
+
 // info is what hostd knows of itself.
 func (d *daemon) info(ctx context.Context) *hostapi.HostInfo {
 	r := d.runner.Info(ctx)
@@ -279,7 +305,7 @@ func (d *daemon) info(ctx context.Context) *hostapi.HostInfo {
 		Class:           d.cfg.Class,
 		Cgroup:          r.Cgroup,
 		Runtimes:        r.Runtimes,
-		Problems:        r.Problems,
+		Problems:        d.problems(r),
 		SpoolRecords:    d.spool.Count(),
 		Tasks:           len(d.list()),
 		Pid:             os.Getpid(),

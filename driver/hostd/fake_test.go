@@ -224,13 +224,14 @@ func (p *fakeProc) Spec() *shim.Spec {
 
 // rig is a hostd, what it runs on, and a settlement server.
 type rig struct {
-	t      *testing.T
-	cfg    Config
-	runner *fakeRunner
-	srv    *sessiontest.Server
-	client *hostapi.Client
-	logs   *lockedBuffer
-	stop   func() error // ends hostd; its tasks run on
+	t        *testing.T
+	cfg      Config
+	runner   *fakeRunner
+	openWait time.Duration
+	srv      *sessiontest.Server
+	client   *hostapi.Client
+	logs     *lockedBuffer
+	stop     func() error // ends hostd; its tasks run on
 }
 
 type lockedBuffer struct {
@@ -263,7 +264,7 @@ func shortDir(t testing.TB) string {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, runner: newFakeRunner(), srv: sessiontest.New(t), logs: &lockedBuffer{}}
+	r := &rig{t: t, runner: newFakeRunner(), openWait: openWait, srv: sessiontest.New(t), logs: &lockedBuffer{}}
 	r.cfg = Default()
 	r.cfg.DataDir = filepath.Join(shortDir(t), "data")
 	r.cfg.Host = "h1"
@@ -286,7 +287,7 @@ func (r *rig) start() *rig {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	go func() { ended <- run(ctx, r.cfg, r.runner, log) }()
+	go func() { ended <- run(ctx, r.cfg, r.runner, r.openWait, log) }()
 	var once sync.Once
 	var err error
 	r.stop = func() error {

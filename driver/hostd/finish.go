@@ -223,10 +223,13 @@ func (d *daemon) checkpoint() {
 		defer t.meterMu.Unlock()
 		updates = append(updates, u)
 	}
-	if len(updates) == 0 {
+	if len(updates) == 0 && !d.spoolFailed() {
 		return
 	}
-	if err := d.spool.Put(updates...); err != nil {
+	// Where it failed before, a Put of nothing tells whether it works again.
+	err := d.spool.Put(updates...)
+	d.setSpoolError(err)
+	if err != nil {
 		// Totals are cumulative: the next record makes up for these.
 		d.log.Error("usage records can't be stored", "records", len(updates), "error", err)
 		d.fatal(err)

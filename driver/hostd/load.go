@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/joulecloud/joule/driver/shim"
 )
@@ -78,7 +79,7 @@ func (d *daemon) resume(rec *record) error {
 		t.orphaned(0)
 		return t.removeDir()
 	}
-	p, err := d.runner.Attach(t.dir)
+	p, err := d.attach(t.dir)
 	switch {
 	case errors.Is(err, shim.ErrNotLaunched) && rec.Outcome != nil:
 		d.add(t)
@@ -116,6 +117,24 @@ func (d *daemon) resume(rec *record) error {
 		t.hold(ctx, p)
 	})
 	return nil
+}
+
+// attach finds the shim of dir. One that was told what to run but has not said
+// who it is may be about to: hostd was killed right after launching it.
+func (d *daemon) attach(dir string) (proc, error) {
+	for range 20 {
+		p, err := d.runner.Attach(dir)
+		if !errors.Is(err, shim.ErrNotLaunched) {
+			return p, err
+		}
+		if _, err := os.Stat(filepath.Join(dir, shim.SpecFile)); err != nil {
+			break
+		}
+		if !sleep(d.ctx, 50*time.Millisecond) {
+			break
+		}
+	}
+	return d.runner.Attach(dir)
 }
 
 // neverRan says whether the shim left no mark of a start.

@@ -106,6 +106,10 @@ func TestRestartWithoutAServer(t *testing.T) {
 	r.srv.Start(t)
 	r.wantExact(r.bill(req), p)
 	r.emptySpool()
+	r.await("the problem's end", func() bool {
+		info, err := r.client.Host(t.Context())
+		return err == nil && len(info.Problems) == 0
+	})
 }
 
 func TestShimDied(t *testing.T) {
@@ -349,6 +353,9 @@ func TestFullDisk(t *testing.T) {
 	}
 	f.Close()
 	r.await("the disk to be full", func() bool { return strings.Contains(r.logs.String(), "the disk that holds the spool is full") })
+	if info, err := r.client.Host(t.Context()); err != nil || len(info.Problems) != 1 || !strings.Contains(info.Problems[0], "full") {
+		t.Errorf("Host: got %+v, %v, want the problem named", info, err)
+	}
 	p.end(0, 0)
 	if _, err := r.client.Wait(t.Context(), req.ID); err != nil {
 		t.Errorf("Wait: %v; the task's end must not wait for the disk", err)
@@ -359,4 +366,8 @@ func TestFullDisk(t *testing.T) {
 	r.srv.Start(t)
 	r.wantExact(r.bill(req), p)
 	r.emptySpool()
+	r.await("the problem's end", func() bool {
+		info, err := r.client.Host(t.Context())
+		return err == nil && len(info.Problems) == 0
+	})
 }

@@ -117,6 +117,9 @@ func (t *task) begin(ctx context.Context) {
 		return
 	}
 	p, err := t.launch(ctx)
+	if t.d.ctx.Err() != nil {
+		return // hostd ends, and the next one finds how far this got
+	}
 	if err != nil {
 		t.notStarted(err)
 		return
@@ -137,7 +140,7 @@ func (t *task) open(ctx context.Context) error {
 	t.d.replace(ctx, t)
 
 	req := t.record().Request
-	askCtx, cancel := context.WithTimeout(ctx, openWait)
+	askCtx, cancel := context.WithTimeout(ctx, t.d.openWait)
 	defer cancel()
 	grant, err := t.d.sessions.OpenLease(askCtx, req.AllocID, req.Task, req.Invocation)
 	var refused *session.RefusedError
