@@ -298,18 +298,19 @@ func TestRealStartLatency(t *testing.T) {
 		t.Skip("needs a few seconds")
 	}
 	r := newRealRig(t)
-	var took []time.Duration
+	var exec, reply []time.Duration
 	for i := range 4 {
 		req := r.task(i, "exit 0")
 		began := time.Now()
-		if _, err := r.client.Start(t.Context(), req); err != nil {
+		st, err := r.client.Start(t.Context(), req)
+		if err != nil {
 			t.Fatal(err)
 		}
-		took = append(took, time.Since(began).Round(time.Millisecond))
+		exec, reply = append(exec, st.StartedAt.Sub(began).Round(time.Millisecond)), append(reply, time.Since(st.StartedAt).Round(time.Millisecond))
 		if _, err := r.client.Wait(t.Context(), req.ID); err != nil {
 			t.Fatal(err)
 		}
 		r.wantStamped(req)
 	}
-	t.Logf("from request to running: %v", took)
+	t.Logf("from request to exec: %v, from exec to answer: %v", exec, reply)
 }
