@@ -16,9 +16,9 @@ import (
 	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
 
-	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/driver/hostapi"
 	"github.com/joulecloud/joule/driver/session/sessiontest"
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/wire"
 )
 

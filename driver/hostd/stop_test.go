@@ -8,9 +8,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/driver/hostapi"
 	"github.com/joulecloud/joule/driver/session/sessiontest"
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/wire"
 )
 

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/driver/session/sessiontest"
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/wire"
 )
 

@@ -16,8 +16,8 @@ import (
 
 	"connectrpc.com/connect"
 
-	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/driver/session/sessiontest"
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/wire"
 )
 
