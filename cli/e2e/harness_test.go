@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ type fixture struct {
 	observer *outside.Observer
 	dir      string
 	programs devcluster.Programs
+	jobs     atomic.Int64
 }
 
 var shared struct {
@@ -187,7 +189,7 @@ func (f *fixture) submit(t *testing.T, spec task) (job, alloc string) {
 	if spec.kind == "" {
 		spec.kind = "batch"
 	}
-	job = strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	job = fmt.Sprintf("%s-%d", strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())), f.jobs.Add(1))
 	config := map[string]any{"command": spec.command, "args": spec.args}
 	for k, v := range spec.config {
 		config[k] = v

@@ -30,12 +30,26 @@ type session struct {
 
 	sendMu sync.Mutex // stream.Send is not safe for concurrent use
 	stream *stream
+	ended  bool // the handler has returned or is about to: Send would panic
 }
+
+// errSessionEnded is returned when the host's session is over.
+var errSessionEnded = errors.New("session has ended")
 
 func (s *session) send(m *joulev1.SessionDown) error {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
+	if s.ended {
+		return errSessionEnded
+	}
 	return s.stream.Send(m)
+}
+
+// end makes every later send fail; it waits for one under way.
+func (s *session) end() {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	s.ended = true
 }
 
 // sessions are the live ones by host, and when each host was last heard here.
@@ -106,7 +120,8 @@ func (ss *sessions) command(host ledger.HostID, c *joulev1.LeaseCommand) {
 	if s == nil {
 		return
 	}
-	// A send to a host that does not read would block the caller.
+	// A send to a host that does not read would block the caller. Its error is
+	// no news: the command goes out again after the next heartbeat.
 	go s.send(&joulev1.SessionDown{Message: &joulev1.SessionDown_LeaseCommand{LeaseCommand: c}})
 }
 
@@ -128,6 +143,7 @@ func (s *Server) Session(ctx context.Context, st *stream) error {
 		return err
 	}
 	sess := &session{host: host, cancel: cancel, stream: st}
+	defer sess.end()
 	if !s.sessions.add(sess) {
 		return connect.NewError(connect.CodeUnavailable, errors.New("server is shutting down"))
 	}
