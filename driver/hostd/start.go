@@ -268,7 +268,7 @@ func (t *task) hold(ctx context.Context, p proc) {
 	close(t.ready)
 	t.log.Info("task started", "lease", t.lease(), "pid", started.Pid)
 	if reason := t.record().StopReason; reason != "" {
-		t.d.wg.Go(func() { t.stop(unix.SIGTERM, stopGrace) })
+		t.d.wg.Go(func() { t.end(stopGrace) })
 	}
 	select {
 	case <-p.Done():

@@ -98,7 +98,14 @@ func (t *task) stopFor(reason string, grace time.Duration) {
 		t.log.Error("reason of the stop can't be stored", "reason", reason, "error", err)
 	}
 	t.log.Info("stopping task", "reason", reason)
-	t.stop(unix.SIGTERM, grace)
+	t.end(grace)
+}
+
+// end carries a stop of our own out, once.
+func (t *task) end(grace time.Duration) {
+	if t.ending.CompareAndSwap(false, true) {
+		t.stop(unix.SIGTERM, grace)
+	}
 }
 
 // stopTask serves a stop. It goes on when the caller goes away.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/joulecloud/joule/driver/hostapi"
@@ -48,6 +49,10 @@ type task struct {
 
 	beatMu sync.Mutex
 	beat   session.Totals // the highest totals that a heartbeat has said
+
+	// ending is set by the first stop that we decided on ourselves: the command
+	// that asked for it and a start that finds it on disk may come at once.
+	ending atomic.Bool
 }
 
 func (d *daemon) newTask(rec record) *task {
