@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/joulecloud/joule/driver/hostapi"
 	"github.com/joulecloud/joule/driver/meter"
 	"github.com/joulecloud/joule/driver/session"
@@ -268,7 +266,7 @@ func (t *task) hold(ctx context.Context, p proc) {
 	close(t.ready)
 	t.log.Info("task started", "lease", t.lease(), "pid", started.Pid)
 	if reason := t.record().StopReason; reason != "" {
-		t.d.wg.Go(func() { t.end(stopGrace) })
+		t.d.wg.Go(func() { t.stopOnce(stopGrace) })
 	}
 	select {
 	case <-p.Done():

@@ -98,11 +98,11 @@ func (t *task) stopFor(reason string, grace time.Duration) {
 		t.log.Error("reason of the stop can't be stored", "reason", reason, "error", err)
 	}
 	t.log.Info("stopping task", "reason", reason)
-	t.end(grace)
+	t.stopOnce(grace)
 }
 
-// end carries a stop of our own out, once.
-func (t *task) end(grace time.Duration) {
+// stopOnce carries a stop of our own out, once.
+func (t *task) stopOnce(grace time.Duration) {
 	if t.ending.CompareAndSwap(false, true) {
 		t.stop(unix.SIGTERM, grace)
 	}
