@@ -21,10 +21,19 @@ import (
 // Its errors are *NotLeaderError, ErrLeadershipLost, ErrShutdown, ErrFailed and
 // ctx's.
 func (s *Store) VerifyRead(ctx context.Context) error {
-	if !s.IsLeader() {
-		if err := s.stopped(); err != nil {
-			return err
+	err := s.verifyRead(ctx)
+	// A server whose disk has failed steps down as well: which of the two was
+	// met first is chance, the failure is the reason.
+	if err != nil {
+		if stopped := s.stopped(); stopped != nil {
+			return stopped
 		}
+	}
+	return err
+}
+
+func (s *Store) verifyRead(ctx context.Context) error {
+	if !s.IsLeader() {
 		return s.notLeader()
 	}
 	term := s.raft.CurrentTerm()
@@ -95,6 +104,9 @@ func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.load() }
 
 // stopped is nil while the store works.
 func (s *Store) stopped() error {
+	if s.failure.cause() != nil { // the shutdown may still be under way
+		return s.downErr()
+	}
 	select {
 	case <-s.down:
 		return s.downErr()
