@@ -37,7 +37,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	rc.ID, rc.BindAddr = cfg.Name, cfg.RaftAddr
 	rc.Bootstrap = []raftstore.Peer{{ID: cfg.Name, Addr: cfg.RaftAddr}}
 	// A disk that failed once is not trusted again: the server ends.
-	rc.Fatal = func(err error) { fail(fmt.Errorf("log store: %w", err)) }
+	rc.Fatal = func(err error) { fail(fmt.Errorf("this server stops: %w", err)) }
 	n, err := node.Open(node.Config{Raft: rc, DataDir: cfg.DataDir}, log)
 	if err != nil {
 		return err

@@ -19,11 +19,13 @@ import (
 // applied block, and the journal that the blocks are written to.
 type machine struct {
 	journal *journal.Journal
+	fatal   func(error) // told once why this server must stop
 
 	mu     sync.RWMutex // Apply and Restore write, reads read
 	ledger *ledger.Ledger
 	block  uint64 // sequence of the last applied block
 	digest ledger.Digest
+	failed error // set once: nothing is applied or answered any more
 
 	// Reused by Apply.
 	batch   wire.CommandBatch
@@ -33,16 +35,20 @@ type machine struct {
 var _ raftstore.StateMachine = (*machine)(nil)
 
 // Apply implements raftstore.StateMachine; its result is []ledger.Result, one
-// per command. A panic here is a broken invariant, an unknown version or a
-// failed disk: the server must stop, and says why.
+// per command, or an error once this server must stop: what it cannot apply or
+// write down is never acknowledged, and the log brings it back at the next
+// start. A panic here is a broken invariant of the ledger.
 func (m *machine) Apply(index uint64, data []byte) any {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.failed != nil {
+		return m.failed
+	}
 	if err := wire.DecodeCommandBatch(data, &m.batch); err != nil {
 		if errors.Is(err, wire.ErrUnknownVersion) {
-			panic(fmt.Sprintf("log entry %d: %v: upgrade this node", index, err))
+			err = fmt.Errorf("%w: upgrade this node", err)
 		}
-		panic(fmt.Sprintf("log entry %d: %v", index, err))
+		return m.fail(fmt.Errorf("log entry %d: %w", index, err))
 	}
 	results := make([]ledger.Result, 0, len(m.batch.Envelopes))
 	for i := range m.batch.Envelopes {
@@ -56,16 +62,26 @@ func (m *machine) Apply(index uint64, data []byte) any {
 	}
 	m.encoded = wire.AppendBlock(m.encoded[:0], m.digest, &b)
 	if err := m.journal.Append(m.encoded, &b); err != nil {
-		panic(fmt.Sprintf("log entry %d: write the journal: %v", index, err))
+		return m.fail(fmt.Errorf("log entry %d: %w", index, err))
 	}
 	m.block, m.digest = b.Seq, b.Digest
 	return results
+}
+
+// fail ends the machine's work; mu is held.
+func (m *machine) fail(err error) error {
+	m.failed = err
+	m.fatal(err)
+	return err
 }
 
 // Snapshot implements raftstore.StateMachine.
 func (m *machine) Snapshot() (raftstore.Snapshot, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	if m.failed != nil {
+		return nil, m.failed
+	}
 	var buf bytes.Buffer
 	extra := binary.LittleEndian.AppendUint64(nil, m.block)
 	extra = append(extra, m.digest[:]...)

@@ -26,6 +26,10 @@ type NotLeaderError = raftstore.NotLeaderError
 // ErrShutdown is returned when the node is closing.
 var ErrShutdown = raftstore.ErrShutdown
 
+// ErrFailed is returned when this server must stop: its disk failed, or the log
+// holds what it does not understand.
+var ErrFailed = raftstore.ErrFailed
+
 // Limits of one log entry.
 const (
 	batchBytesMax    = 256 << 10
@@ -80,7 +84,7 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 			slog.Any("error", torn))
 	}
 	n := &Node{
-		machine: &machine{ledger: ledger.New(), journal: jrn},
+		machine: &machine{ledger: ledger.New(), journal: jrn, fatal: cfg.Raft.Fatal},
 		log:     log,
 		submits: make(chan *submission),
 		slots:   make(chan struct{}, proposalsMax),
@@ -209,7 +213,13 @@ func (n *Node) propose(ctx context.Context, batch []*submission) {
 		}
 		return
 	}
-	results := applied.([]ledger.Result)
+	results, ok := applied.([]ledger.Result)
+	if !ok {
+		for _, s := range batch {
+			s.result <- outcome{err: fmt.Errorf("%w: %w", ErrFailed, applied.(error))}
+		}
+		return
+	}
 	for i, s := range batch {
 		s.result <- outcome{result: results[i]}
 	}
@@ -237,6 +247,9 @@ func (n *Node) ReadDigest(ctx context.Context, fn func(*ledger.Ledger, ledger.Di
 	}
 	n.machine.mu.RLock()
 	defer n.machine.mu.RUnlock()
+	if n.machine.failed != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, n.machine.failed)
+	}
 	return fn(n.machine.ledger, n.machine.digest)
 }
 
