@@ -17,7 +17,7 @@ func (l *Ledger) charge(id LeaseID, le *LeaseRow) (charged NUSD) {
 		l.chargeUSD(id, le, amount)
 	}
 	le.Charged += amount
-	sums := l.jobs.at(int(le.job))
+	sums := l.jobs.edit(int(le.job))
 	sums.held -= amount
 	sums.charged += amount
 	return amount
@@ -112,7 +112,7 @@ func (l *Ledger) convertPending() {
 		if !ok || l.balance(treasuryJoule) == 0 {
 			return
 		}
-		le := l.leases.at(int(id))
+		le := l.leases.edit(int(id))
 		if amount := min(le.Unconverted, affordable(NJ(l.balance(treasuryJoule)), le.Carry, rate.NUSDPerJoule)); amount > 0 {
 			nj, rem, _ := gross(amount, le.Carry, rate.NUSDPerJoule)
 			l.convertAccrued(LeaseID(id), le, amount, rate)

@@ -8,23 +8,27 @@ import (
 	"github.com/joulecloud/joule/settlement/wire"
 )
 
-// snapshotBytes returns the whole state as bytes: equal states, equal bytes.
-func snapshotBytes(tb interface {
+type fataler interface {
 	Helper()
 	Fatal(...any)
-}, l *ledger.Ledger) []byte {
+}
+
+// snapshotBytes returns the whole state as bytes: equal states, equal bytes.
+func snapshotBytes(tb fataler, l *ledger.Ledger) []byte {
+	tb.Helper()
+	return stateBytes(tb, l.State())
+}
+
+func stateBytes(tb fataler, st *ledger.State) []byte {
 	tb.Helper()
 	var b bytes.Buffer
-	if err := wire.WriteSnapshot(&b, l, nil); err != nil {
+	if err := wire.WriteState(&b, st, nil); err != nil {
 		tb.Fatal(err)
 	}
 	return b.Bytes()
 }
 
-func throughSnapshot(tb interface {
-	Helper()
-	Fatal(...any)
-}, l *ledger.Ledger) *ledger.Ledger {
+func throughSnapshot(tb fataler, l *ledger.Ledger) *ledger.Ledger {
 	tb.Helper()
 	b := snapshotBytes(tb, l)
 	again, _, err := wire.ReadSnapshot(bytes.NewReader(b))

@@ -108,7 +108,7 @@ func (l *Ledger) applyKeyed(env *Envelope) Result {
 		return refuse(CodeInvalid, "command: unknown type %T", env.Command)
 	}
 	if i, ok := l.keyIndex[env.Key]; ok {
-		row := l.keys.at(i)
+		row := l.keys.get(i)
 		if row.input != input {
 			return refuse(CodeConflict, "key %q was used before with another input", env.Key)
 		}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"math"
 	"math/big"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -50,7 +51,7 @@ func TestSlabKeepsItsRows(t *testing.T) {
 		}
 		*row = i
 	}
-	if s.at(first) != p || *p != 7 || *s.at(pageSize + 1) != pageSize+1 || s.len() != 3*pageSize {
+	if s.edit(first) != p || *p != 7 || *s.get(pageSize + 1) != pageSize+1 || s.len() != 3*pageSize {
 		t.Error("rows moved")
 	}
 }
@@ -171,25 +172,25 @@ func TestVerifyFindsCorruption(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, corrupt := range map[string]func(*Ledger){
-		"a balance":       func(l *Ledger) { l.accounts.at(8).balance++ },
-		"a swapped pair":  func(l *Ledger) { l.accounts.at(8).balance++; l.accounts.at(10).balance-- },
-		"a negative":      func(l *Ledger) { l.accounts.at(4).balance -= nano; l.accounts.at(8).balance += nano },
-		"a charge":        func(l *Ledger) { l.leases.at(1).Charged-- },
-		"an overcharge":   func(l *Ledger) { l.leases.at(1).Charged++ },
-		"a hold":          func(l *Ledger) { l.leases.at(1).Hold++ },
-		"a payment":       func(l *Ledger) { l.leases.at(1).Paid++ },
-		"a carry":         func(l *Ledger) { l.leases.at(1).Carry++ },
-		"a fee":           func(l *Ledger) { l.leases.at(1).Fee++ },
-		"billed time":     func(l *Ledger) { l.leases.at(2).Billed.CPUMs++ },
-		"waiting":         func(l *Ledger) { l.leases.at(1).Unconverted++ },
+		"a balance":       func(l *Ledger) { l.accounts.edit(8).balance++ },
+		"a swapped pair":  func(l *Ledger) { l.accounts.edit(8).balance++; l.accounts.edit(10).balance-- },
+		"a negative":      func(l *Ledger) { l.accounts.edit(4).balance -= nano; l.accounts.edit(8).balance += nano },
+		"a charge":        func(l *Ledger) { l.leases.edit(1).Charged-- },
+		"an overcharge":   func(l *Ledger) { l.leases.edit(1).Charged++ },
+		"a hold":          func(l *Ledger) { l.leases.edit(1).Hold++ },
+		"a payment":       func(l *Ledger) { l.leases.edit(1).Paid++ },
+		"a carry":         func(l *Ledger) { l.leases.edit(1).Carry++ },
+		"a fee":           func(l *Ledger) { l.leases.edit(1).Fee++ },
+		"billed time":     func(l *Ledger) { l.leases.edit(2).Billed.CPUMs++ },
+		"waiting":         func(l *Ledger) { l.leases.edit(1).Unconverted++ },
 		"a waiting set":   func(l *Ledger) { l.pending.add(1) },
-		"a job":           func(l *Ledger) { l.jobs.at(1).held++ },
-		"a budget":        func(l *Ledger) { l.leases.at(1).Budget = 1 },
-		"a closed lease":  func(l *Ledger) { l.leases.at(1).Reason = CloseFinished },
+		"a job":           func(l *Ledger) { l.jobs.edit(1).held++ },
+		"a budget":        func(l *Ledger) { l.leases.edit(1).Budget = 1 },
+		"a closed lease":  func(l *Ledger) { l.leases.edit(1).Reason = CloseFinished },
 		"open leases":     func(l *Ledger) { l.hosts[0].openLeases++ },
-		"a lease's key":   func(l *Ledger) { l.leaseNames.at(2).Task = "other" },
-		"a lease's job":   func(l *Ledger) { l.leaseNames.at(2).Job = "j" },
-		"a key":           func(l *Ledger) { l.keys.at(2).key = "other" },
+		"a lease's key":   func(l *Ledger) { l.leaseNames.edit(2).Task = "other" },
+		"a lease's job":   func(l *Ledger) { l.leaseNames.edit(2).Job = "j" },
+		"a key":           func(l *Ledger) { l.keys.edit(2).key = "other" },
 		"an account name": func(l *Ledger) { l.accountNames[8] = "other" },
 		"a host name":     func(l *Ledger) { delete(l.hostNames, "h") },
 	} {
@@ -215,7 +216,7 @@ func TestRestoreRefusesWhatNoLedgerCanBe(t *testing.T) {
 	lease := func(change func(*LeaseRow, *LeaseNames)) func(*State) {
 		return func(st *State) {
 			st.Leases = func(yield func(*LeaseRow, *LeaseNames) bool) {
-				row, names := *l.leases.at(1), *l.leaseNames.at(1)
+				row, names := *l.leases.edit(1), *l.leaseNames.edit(1)
 				change(&row, &names)
 				yield(&row, &names)
 			}
@@ -266,5 +267,43 @@ func TestRestoreRefusesWhatNoLedgerCanBe(t *testing.T) {
 	}
 	if err := again.Verify(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A capture has every table that a state is made of. Whoever adds a field to
+// the ledger says here what becomes of it.
+func TestCaptureKnowsEveryField(t *testing.T) {
+	followsFromTheRest := []string{"accountIndex", "customerNames", "namespaces", "supplierNames", "hostNames", "hostKeys",
+		"jobs", "jobIndex", "leaseIndex", "pending", "keyIndex", "entries", "records", "taken"}
+	captured := []string{"now", "policy", "rates", "accounts", "accountNames", "customers", "suppliers", "hosts",
+		"leases", "leaseNames", "keys", "entryCount"}
+	typ := reflect.TypeFor[Ledger]()
+	for i := range typ.NumField() {
+		name := typ.Field(i).Name
+		if slices.Contains(followsFromTheRest, name) == slices.Contains(captured, name) {
+			t.Errorf("field %s: capture it in Capture, or rebuild it in FromState, and list it here", name)
+		}
+	}
+}
+
+func TestReplacedPagesServeTheNextCapture(t *testing.T) {
+	var s slab[int]
+	for range 2 * pageSize {
+		s.add()
+	}
+	c := s.capture()
+	*s.edit(1), *s.edit(2) = 7, 8
+	if got := [...]int{*c.get(1), *c.get(2), *s.get(1), *s.get(2)}; got != [...]int{0, 0, 7, 8} {
+		t.Errorf("capture and table have %v", got)
+	}
+	if len(s.old) != 1 {
+		t.Fatalf("%d pages were copied, want 1", len(s.old))
+	}
+	was := s.old[0]
+	s.release()
+	c = s.capture()
+	*s.edit(1) = 9
+	if s.pages[0] != was || *c.get(1) != 7 || *s.get(1) != 9 || *s.get(2) != 8 {
+		t.Errorf("capture has %d, table has %d and %d", *c.get(1), *s.get(1), *s.get(2))
 	}
 }

@@ -64,11 +64,11 @@ func (l *Ledger) openLease(c *OpenLease, input InputHash) Result {
 	}
 	key := leaseKey{c.Alloc, c.Task, c.Invocation}
 	if id, ok := l.leaseIndex[key]; ok {
-		if l.leaseNames.at(int(id)).Input != input {
+		if l.leaseNames.get(int(id)).Input != input {
 			return refuse(CodeConflict, "lease %d was opened for alloc %q, task %q, invocation %q with other values",
 				id, c.Alloc, c.Task, c.Invocation)
 		}
-		return l.granted(id, l.leases.at(int(id)).FirstHold)
+		return l.granted(id, l.leases.get(int(id)).FirstHold)
 	}
 	cust, ok := l.namespaces[c.Namespace]
 	if !ok {
@@ -106,7 +106,7 @@ func (l *Ledger) openLease(c *OpenLease, input InputHash) Result {
 	}
 
 	id := l.addLease(&row, &names)
-	le := l.leases.at(int(id))
+	le := l.leases.edit(int(id))
 	l.emit(EntryLeaseOpened).Fact = &LeaseOpened{ID: id, Customer: cust, Host: hostID,
 		Job: c.Job, Group: c.Group, Task: c.Task, Alloc: c.Alloc, Invocation: c.Invocation,
 		Prices: le.Prices, Resources: le.Resources, FeePPM: le.FeePPM, SliceMs: le.SliceMs, PayIn: le.PayIn, Budget: le.Budget}
@@ -136,7 +136,7 @@ func (c *OpenLease) validate() (Result, bool) {
 func (l *Ledger) checkFirstSlice(le *LeaseRow, names *LeaseNames) (Result, bool) {
 	var sums job
 	if i, ok := l.jobIndex[jobKey{le.Customer, names.Job}]; ok {
-		sums = *l.jobs.at(i)
+		sums = *l.jobs.get(i)
 	}
 	if room := sums.room(le.Budget); room < le.Slice {
 		return refuse(CodeInsufficient, "job %q has %s left of its budget of %s, the first %s slice of this task needs %s",
@@ -172,7 +172,7 @@ func (l *Ledger) addLease(row *LeaseRow, names *LeaseNames) LeaseID {
 		l.jobIndex[jk] = j
 	}
 	le.job = uint32(j)
-	sums := l.jobs.at(j)
+	sums := l.jobs.edit(j)
 	sums.charged += le.Charged
 	sums.held += le.HeldNUSD
 	if le.Reason == CloseNone {
@@ -185,15 +185,15 @@ func (l *Ledger) addLease(row *LeaseRow, names *LeaseNames) LeaseID {
 }
 
 func (l *Ledger) granted(id LeaseID, hold int64) Result {
-	return Result{ID: uint64(id), Lease: &LeaseGrant{Lease: id, Prices: l.leases.at(int(id)).Prices, Epoch: leaseEpoch, Hold: hold}}
+	return Result{ID: uint64(id), Lease: &LeaseGrant{Lease: id, Prices: l.leases.get(int(id)).Prices, Epoch: leaseEpoch, Hold: hold}}
 }
 
-// lease finds a lease of a command.
+// lease finds a lease of a command, to be changed by it.
 func (l *Ledger) lease(id LeaseID) (*LeaseRow, bool) {
 	if id == 0 || id > LeaseID(l.leases.len()) {
 		return nil, false
 	}
-	return l.leases.at(int(id)), true
+	return l.leases.edit(int(id)), true
 }
 
 // topUpLease raises the hold to cover Slices slices beyond what is already
@@ -215,9 +215,9 @@ func (l *Ledger) topUpLease(c *TopUpLease) Result {
 	}
 	target := NUSD(want)
 	if more := target - le.HeldNUSD; more > 0 {
-		if room := l.jobs.at(int(le.job)).room(le.Budget); room < more {
+		if room := l.jobs.get(int(le.job)).room(le.Budget); room < more {
 			return refuse(CodeInsufficient, "job %q has %s left of its budget of %s, %d slices of lease %d need %s more",
-				l.leaseNames.at(int(c.Lease)).Job, money(int64(room), USD), money(int64(le.Budget), USD),
+				l.leaseNames.get(int(c.Lease)).Job, money(int64(room), USD), money(int64(le.Budget), USD),
 				c.Slices, c.Lease, money(int64(more), USD))
 		}
 	}
@@ -264,7 +264,7 @@ func (l *Ledger) end(id LeaseID, le *LeaseRow, reason CloseReason) {
 		l.transfer(&Transfer{Debit: le.hold, Credit: le.balance, Amount: le.Hold, Reason: ReasonRelease, Lease: id})
 		le.Hold = 0
 	}
-	l.jobs.at(int(le.job)).held -= le.HeldNUSD
+	l.jobs.edit(int(le.job)).held -= le.HeldNUSD
 	le.HeldNUSD = 0
 	le.Reason, le.Closed = reason, l.now
 	l.hosts[le.Host-1].openLeases--
@@ -298,7 +298,7 @@ func (l *Ledger) rate() *Rate { return &l.rates[len(l.rates)-1] }
 // raise sets money aside for the lease until its hold covers want, or as much
 // of it as the budget and the balance allow.
 func (l *Ledger) raise(id LeaseID, le *LeaseRow, want NUSD) {
-	sums := l.jobs.at(int(le.job))
+	sums := l.jobs.edit(int(le.job))
 	if want > le.HeldNUSD {
 		want = le.HeldNUSD + min(want-le.HeldNUSD, sums.room(le.Budget))
 	} else if le.PayIn == USD {

@@ -196,12 +196,12 @@ func (l *Ledger) openAccount(name string, cur Currency) AccountID {
 	return id
 }
 
-func (l *Ledger) balance(id AccountID) int64 { return l.accounts.at(int(id)).balance }
+func (l *Ledger) balance(id AccountID) int64 { return l.accounts.get(int(id)).balance }
 
 // transfer moves money. Callers have checked that it may be moved: a transfer
 // that breaks rule M1 or M2 here is a broken invariant.
 func (l *Ledger) transfer(t *Transfer) {
-	from, to := l.accounts.at(int(t.Debit)), l.accounts.at(int(t.Credit))
+	from, to := l.accounts.edit(int(t.Debit)), l.accounts.edit(int(t.Credit))
 	t.Currency = from.currency
 	low := int64(0)
 	if from.overdraw {

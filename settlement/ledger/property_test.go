@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"bytes"
 	"fmt"
 	"math/big"
 	"testing"
@@ -27,6 +28,9 @@ type driver struct {
 	last  map[ledger.LeaseID]ledger.Record // the host's own totals
 	sent  map[ledger.LeaseID]ledger.Record // what it told of them
 	n     int
+
+	captured []*ledger.Capture
+	bytes    [][]byte // of the ledger when it was captured
 }
 
 func checkModel(t *rapid.T) {
@@ -34,6 +38,9 @@ func checkModel(t *rapid.T) {
 	d.setUp()
 	for range rapid.IntRange(1, 60).Draw(t, "commands") {
 		d.step()
+	}
+	for len(d.captured) > 0 {
+		d.release()
 	}
 	again, digest := ledger.New(), ledger.Digest{}
 	for i := range d.log {
@@ -55,6 +62,15 @@ func applyBlock(l *ledger.Ledger, prev ledger.Digest, seq uint64, b *wire.Comman
 	return blk.Digest
 }
 
+// release compares the oldest capture with the ledger as it was then.
+func (d *driver) release() {
+	if got := stateBytes(d.t, d.captured[0].State()); !bytes.Equal(got, d.bytes[0]) {
+		d.t.Fatal("a capture changed with the ledger")
+	}
+	d.l.Release(d.captured[0])
+	d.captured, d.bytes = d.captured[1:], d.bytes[1:]
+}
+
 // apply applies a command to the ledger and its twin.
 func (d *driver) apply(cmd ledger.Command) ledger.Result {
 	env := ledger.Envelope{Command: cmd}
@@ -67,6 +83,15 @@ func (d *driver) apply(cmd ledger.Command) ledger.Result {
 	d.log = append(d.log, batch)
 	if rapid.IntRange(0, 9).Draw(d.t, "snapshot") == 0 {
 		d.twin = throughSnapshot(d.t, d.twin)
+	}
+	switch rapid.IntRange(0, 9).Draw(d.t, "capture") {
+	case 0:
+		d.bytes = append(d.bytes, snapshotBytes(d.t, d.l))
+		d.captured = append(d.captured, d.l.Capture())
+	case 1:
+		if len(d.captured) > 0 {
+			d.release()
+		}
 	}
 	d.block[1] = applyBlock(d.twin, d.block[1], seq, &batch)
 	blk := wire.Block{Seq: seq, Time: batch.Time, Envelopes: batch.Envelopes}

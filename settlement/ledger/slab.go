@@ -3,42 +3,108 @@ package ledger
 import (
 	"iter"
 	"math/bits"
+	"slices"
 )
 
 const (
-	pageBits = 10
+	pageBits = 5
 	pageSize = 1 << pageBits
 	pageMask = pageSize - 1
+
+	// One page in sparePart is made ahead, up to sparesMax of a table: the
+	// first writes after a capture copy into pages that are in memory already.
+	sparePart = 16
+	sparesMax = 2048
 )
 
-// slab is a growing array of rows in pages that never move: a pointer to a row
-// stays good, and growth copies nothing but the table of pages. Rows are
-// numbered from 1.
+type page[T any] [pageSize]T
+
+// slab is a growing table of rows in pages, numbered from 1. Growth copies
+// nothing but the list of pages.
+//
+// While a capture is open its pages are shared with whoever encodes it, so a
+// row is written only through edit or add, which copy a shared page first. A
+// pointer that they return stays good until the next capture; one from get
+// only until the next edit or add, and is for reading.
 type slab[T any] struct {
-	pages [][]T
-	n     int
+	pages  []*page[T]
+	gens   []uint32 // of each page: the generation it was made or copied in
+	n      int
+	gen    uint32 // raised by each capture
+	open   int    // captures that were not released
+	spares []*page[T]
+	old    []*page[T] // replaced while a capture is open
 }
 
 func (s *slab[T]) add() (id int, row *T) {
 	if s.n&pageMask == 0 {
-		s.pages = append(s.pages, make([]T, pageSize))
+		if len(s.pages)%sparePart == 0 && len(s.spares) < sparesMax {
+			p := new(page[T])
+			clear(p[:]) // a write to every byte: the kernel gives the memory now
+			s.spares = append(s.spares, p)
+		}
+		s.pages = append(s.pages, new(page[T]))
+		s.gens = append(s.gens, s.gen)
 	}
 	s.n++
-	return s.n, s.at(s.n)
+	return s.n, s.edit(s.n)
 }
 
-// at returns row id, which must be within 1 and len.
-func (s *slab[T]) at(id int) *T {
-	i := id - 1
+// get returns row id, which must be within 1 and len, for reading.
+func (s *slab[T]) get(id int) *T {
+	i := uint(id - 1)
 	return &s.pages[i>>pageBits][i&pageMask]
+}
+
+// edit returns row id, which must be within 1 and len, for reading and
+// writing.
+func (s *slab[T]) edit(id int) *T {
+	i := uint(id - 1)
+	if s.open > 0 && s.gens[i>>pageBits] != s.gen {
+		s.unshare(i >> pageBits)
+	}
+	return &s.pages[i>>pageBits][i&pageMask]
+}
+
+func (s *slab[T]) unshare(i uint) {
+	var p *page[T]
+	if n := len(s.spares); n > 0 {
+		p, s.spares = s.spares[n-1], s.spares[:n-1]
+	} else {
+		p = new(page[T])
+	}
+	*p = *s.pages[i]
+	if len(s.old) < sparesMax {
+		s.old = append(s.old, s.pages[i])
+	}
+	s.pages[i], s.gens[i] = p, s.gen
+}
+
+// capture returns the table as it is now. It is good for get and all, beside
+// edits of s, until release.
+func (s *slab[T]) capture() slab[T] {
+	s.gen++
+	s.open++
+	return slab[T]{pages: slices.Clone(s.pages), n: s.n}
+}
+
+// release ends one capture. With the last one, the pages that were replaced
+// are nobody's, and serve the next.
+func (s *slab[T]) release() {
+	s.open--
+	if s.open == 0 {
+		s.spares = append(s.spares, s.old[:min(len(s.old), sparesMax-min(sparesMax, len(s.spares)))]...)
+		s.old = nil
+	}
 }
 
 func (s *slab[T]) len() int { return s.n }
 
+// all yields every row, for reading.
 func (s *slab[T]) all() iter.Seq2[int, *T] {
 	return func(yield func(int, *T) bool) {
 		for id := 1; id <= s.n; id++ {
-			if !yield(id, s.at(id)) {
+			if !yield(id, s.get(id)) {
 				return
 			}
 		}

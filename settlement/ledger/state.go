@@ -39,6 +39,8 @@ type KeyState struct {
 func (l *Ledger) State() *State {
 	st := &State{
 		Now: l.now, EntryCount: l.entryCount, Policy: l.policy, Rates: append([]Rate(nil), l.rates...),
+		Accounts:   make([]Account, 0, l.AccountCount()),
+		Customers:  make([]Customer, 0, l.CustomerCount()),
 		LeaseCount: uint64(l.leases.len()), KeyCount: uint64(l.keys.len()),
 	}
 	for id := AccountID(1); id <= l.AccountCount(); id++ {
@@ -60,7 +62,7 @@ func (l *Ledger) State() *State {
 	}
 	st.Leases = func(yield func(*LeaseRow, *LeaseNames) bool) {
 		for id, le := range l.leases.all() {
-			if !yield(le, l.leaseNames.at(id)) {
+			if !yield(le, l.leaseNames.get(id)) {
 				return
 			}
 		}
@@ -126,7 +128,7 @@ func (l *Ledger) restoreAccounts(accounts []Account) error {
 		case i < len(systemAccounts) && (a.Name != systemAccounts[i].Name || a.Currency != systemAccounts[i].Currency):
 			return fmt.Errorf("restore account %d: %+v, want %+v", id, a, systemAccounts[i])
 		}
-		l.accounts.at(int(l.addAccount(a.Name, a.Currency))).balance = a.Balance
+		l.accounts.edit(int(l.addAccount(a.Name, a.Currency))).balance = a.Balance
 	}
 	if len(accounts) < len(systemAccounts) {
 		return fmt.Errorf("restore accounts: got %d, want at least %d", len(accounts), len(systemAccounts))
@@ -201,7 +203,7 @@ func (l *Ledger) restoreLease(le *LeaseRow, names *LeaseNames) error {
 	// The sums over a job's leases are within int64 in every true state; a
 	// forged one must not wrap them.
 	if i, ok := l.jobIndex[jobKey{row.Customer, names.Job}]; ok {
-		if sums := l.jobs.at(i); row.Charged > math.MaxInt64-sums.charged || row.HeldNUSD > math.MaxInt64-sums.held {
+		if sums := l.jobs.get(i); row.Charged > math.MaxInt64-sums.charged || row.HeldNUSD > math.MaxInt64-sums.held {
 			return fmt.Errorf("sums of job %q leave int64", names.Job)
 		}
 	}

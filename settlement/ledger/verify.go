@@ -140,7 +140,7 @@ func (l *Ledger) verifyIndexes() error {
 		if got := l.leaseIndex[leaseKey{n.Alloc, n.Task, n.Invocation}]; got != LeaseID(i) {
 			return fmt.Errorf("verify lease %d: its key finds %d", i, got)
 		}
-		le := l.leases.at(i)
+		le := l.leases.get(i)
 		if got := l.jobIndex[jobKey{le.Customer, n.Job}]; got != int(le.job) {
 			return fmt.Errorf("verify lease %d: job %q finds %d, want %d", i, n.Job, got, le.job)
 		}

@@ -107,7 +107,7 @@ func (l *Ledger) Account(id AccountID) (Account, bool) {
 	if id == 0 || id > l.AccountCount() {
 		return Account{}, false
 	}
-	a := l.accounts.at(int(id))
+	a := l.accounts.get(int(id))
 	return Account{ID: id, Name: l.accountNames[id-1], Currency: a.currency, Balance: a.balance}, true
 }
 
@@ -181,11 +181,11 @@ func (l *Ledger) LeaseByKey(alloc, task, invocation string) (Lease, bool) {
 
 // Lease returns a lease.
 func (l *Ledger) Lease(id LeaseID) (Lease, bool) {
-	le, ok := l.lease(id)
-	if !ok {
+	if id == 0 || id > l.LeaseCount() {
 		return Lease{}, false
 	}
-	n, h := l.leaseNames.at(int(id)), &l.hosts[le.Host-1]
+	le := l.leases.get(int(id))
+	n, h := l.leaseNames.get(int(id)), &l.hosts[le.Host-1]
 	return Lease{
 		ID: id, Customer: le.Customer, Supplier: h.supplier, Host: le.Host, Class: h.class,
 		Job: n.Job, Group: n.Group, Task: n.Task, Alloc: n.Alloc, Invocation: n.Invocation,

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -75,20 +74,17 @@ func (m *machine) fail(err error) error {
 	return err
 }
 
-// Snapshot implements raftstore.StateMachine.
+// Snapshot implements raftstore.StateMachine. It captures the state; Persist
+// encodes it while commands go on.
 func (m *machine) Snapshot() (raftstore.Snapshot, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.failed != nil {
 		return nil, m.failed
 	}
-	var buf bytes.Buffer
 	extra := binary.LittleEndian.AppendUint64(nil, m.block)
 	extra = append(extra, m.digest[:]...)
-	if err := wire.WriteSnapshot(&buf, m.ledger, extra); err != nil {
-		return nil, fmt.Errorf("encode snapshot: %w", err)
-	}
-	return &snapshot{state: buf.Bytes(), journal: m.journal}, nil
+	return &snapshot{machine: m, ledger: m.ledger, capture: m.ledger.Capture(), extra: extra}, nil
 }
 
 // Restore implements raftstore.StateMachine.
@@ -112,21 +108,29 @@ func (m *machine) Restore(r io.Reader) error {
 	return nil
 }
 
-// snapshot is the encoded state. The log may forget what it covers, so the
-// journal is made durable first.
+// snapshot is a captured state.
 type snapshot struct {
-	state   []byte
-	journal *journal.Journal
+	machine *machine
+	ledger  *ledger.Ledger // that was captured; a Restore may have replaced the machine's
+	capture *ledger.Capture
+	extra   []byte
 }
 
-// Persist implements raftstore.Snapshot.
+// Persist implements raftstore.Snapshot. The log may forget what the snapshot
+// covers, so the journal is made durable first.
 func (s *snapshot) Persist(w io.Writer) error {
-	if err := s.journal.Sync(); err != nil {
+	if err := s.machine.journal.Sync(); err != nil {
 		return fmt.Errorf("sync the journal: %w", err)
 	}
-	_, err := w.Write(s.state)
-	return err
+	return wire.WriteState(w, s.capture.State(), s.extra)
 }
 
 // Release implements raftstore.Snapshot.
-func (s *snapshot) Release() { s.state = nil }
+func (s *snapshot) Release() {
+	s.machine.mu.Lock()
+	defer s.machine.mu.Unlock()
+	if s.capture != nil {
+		s.ledger.Release(s.capture)
+		s.capture = nil
+	}
+}

@@ -30,12 +30,16 @@ var ErrSnapshotDigest = errors.New("snapshot digest does not match its bytes")
 // WriteSnapshot writes the whole ledger, idempotency keys and their results
 // included, and extra, which is opaque. The ledger may not change meanwhile.
 func WriteSnapshot(w io.Writer, l *ledger.Ledger, extra []byte) error {
+	return WriteState(w, l.State(), extra)
+}
+
+// WriteState is WriteSnapshot of a state, which may be that of a capture.
+func WriteState(w io.Writer, st *ledger.State, extra []byte) error {
 	s := &snapshotWriter{sum: sha256.New()}
 	s.w = bufio.NewWriterSize(io.MultiWriter(w, s.sum), 64<<10)
 	_, _ = s.w.WriteString(snapshotMagic)
 	_ = s.w.WriteByte(snapshotVersion)
 
-	st := l.State()
 	s.frame(appendHead(nil, st, uint64(len(extra))))
 	for i := range st.Rates {
 		s.frame(appendRate(s.buf[:0], &st.Rates[i]))

@@ -1,0 +1,42 @@
+package ledger
+
+import "slices"
+
+// Capture is a ledger as it was at one moment. Taking one copies no rows: its
+// pages are the ledger's own until the ledger writes to them.
+//
+// Capture and Release belong to whoever calls Apply, between two commands.
+// State, and all that is read through it, may be used by one other goroutine
+// while Apply goes on, until Release.
+type Capture struct{ frozen Ledger }
+
+// Capture captures the ledger. Release gives it back, soon: while a capture is
+// open, the first write to a page copies it.
+//
+// Tables of rows that change are slabs, or small enough to be copied whole;
+// the others only grow, so their length is all that has to be kept.
+func (l *Ledger) Capture() *Capture {
+	return &Capture{frozen: Ledger{
+		now: l.now, policy: l.policy, entryCount: l.entryCount,
+		rates:        slices.Clip(l.rates),
+		accounts:     l.accounts.capture(),
+		accountNames: slices.Clip(l.accountNames),
+		customers:    slices.Clip(l.customers),
+		suppliers:    slices.Clip(l.suppliers),
+		hosts:        slices.Clone(l.hosts),
+		leases:       l.leases.capture(),
+		leaseNames:   l.leaseNames.capture(),
+		keys:         l.keys.capture(),
+	}}
+}
+
+// Release ends a capture that this ledger made. Nothing may read it any more.
+func (l *Ledger) Release(*Capture) {
+	l.accounts.release()
+	l.leases.release()
+	l.leaseNames.release()
+	l.keys.release()
+}
+
+// State returns the state that was captured.
+func (c *Capture) State() *State { return c.frozen.State() }
