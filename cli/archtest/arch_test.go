@@ -52,9 +52,12 @@ var table = map[string]rule{
 	"settlement/server": {
 		ours:   append([]string{"settlement/ledger", "settlement/wire", "settlement/bill", "settlement/node", "settlement/nomad"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
-	"settlement/client": {ours: apis, theirs: []string{"connectrpc.com/connect"}},
+	"settlement/rate":      {pure: true},
+	"settlement/rate/feed": {ours: []string{"settlement/rate"}},
+	"settlement/client":    {ours: apis, theirs: []string{"connectrpc.com/connect"}},
 	"settlement/daemon": {
-		ours:   []string{"raftstore", "settlement/node", "settlement/nomad", "settlement/server"},
+		ours: []string{"raftstore", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
+			"settlement/rate", "settlement/rate/feed", "settlement/server"},
 		theirs: []string{"github.com/hashicorp/hcl/v2"}},
 
 	"raftstore": {theirs: []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "golang.org/x/sys/unix"}},

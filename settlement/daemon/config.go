@@ -25,6 +25,8 @@ type Config struct {
 	CertFile       string `hcl:"cert_file,optional"`        // TLS of the API; required unless listen is loopback
 	KeyFile        string `hcl:"key_file,optional"`
 	LogLevel       string `hcl:"log_level,optional"` // debug, info, warn, error
+
+	Rate *RateConfig `hcl:"rate,block"`
 }
 
 // Default returns every default in one place.
@@ -87,6 +89,7 @@ func (c *Config) Validate() error {
 	default:
 		fault("log_level: want debug, info, warn or error, got %q", c.LogLevel)
 	}
+	errs = append(errs, c.Rate.validate())
 	return errors.Join(errs...)
 }
 

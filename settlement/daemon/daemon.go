@@ -44,6 +44,12 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
 
+	stopRate, err := startRate(ctx, cfg.Rate, n, log)
+	if err != nil {
+		return err
+	}
+	defer stopRate()
+
 	sc := server.Default()
 	sc.Name, sc.Version = cfg.Name, version
 	srv := server.New(sc, n, n.Journal(), allocs, log)
