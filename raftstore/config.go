@@ -90,9 +90,10 @@ type Config struct {
 	// the Raft term, the library panics). Required.
 	Fatal func(error)
 
-	Listener  net.Listener // instead of BindAddr; the store closes it
-	Transport Transport    // instead of a network one
-	LogStore  LogStore     // instead of a raft-wal in Dir
+	Listener  net.Listener       // instead of BindAddr; the store closes it
+	Transport Transport          // instead of a network one
+	LogStore  LogStore           // instead of a raft-wal in Dir
+	Snapshots raft.SnapshotStore // instead of files in Dir
 
 	segmentBytes int // of raft-wal, in this package's tests; 0: its default
 }

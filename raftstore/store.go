@@ -86,9 +86,9 @@ func open(cfg Config, sm StateMachine, log *slog.Logger, wrap func(Transport) Tr
 	if err != nil {
 		return nil, err
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(cfg.Dir, cfg.SnapshotsRetained, newHCLogger(s.log, "raft.snapshot"))
+	snaps, err := s.openSnapshots()
 	if err != nil {
-		return nil, fmt.Errorf("open snapshots in %q: %w", cfg.Dir, err)
+		return nil, err
 	}
 	inner, err := s.openTransport()
 	if err != nil {
@@ -150,6 +150,17 @@ func (s *Store) openLog() (*failStop, error) {
 	}
 	s.wal = w
 	return &failStop{store: w, f: s.failure}, nil
+}
+
+func (s *Store) openSnapshots() (raft.SnapshotStore, error) {
+	if s.cfg.Snapshots != nil {
+		return s.cfg.Snapshots, nil
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(s.cfg.Dir, s.cfg.SnapshotsRetained, newHCLogger(s.log, "raft.snapshot"))
+	if err != nil {
+		return nil, fmt.Errorf("open snapshots in %q: %w", s.cfg.Dir, err)
+	}
+	return snaps, nil
 }
 
 func (s *Store) openTransport() (Transport, error) {

@@ -4,11 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/wire"
@@ -20,29 +17,21 @@ const segmentBytes = 64 << 20
 // blockBytesMax keeps frames and offsets within uint32.
 const blockBytesMax = 1 << 30
 
-// file is what the journal needs of a file that it writes.
-type file interface {
-	io.Writer
-	io.WriterAt
-	Sync() error
-	Close() error
-}
-
 // Journal is an open journal. One goroutine appends; any number may read and
 // sync meanwhile.
 type Journal struct {
+	fs      FS
 	dir     string
 	rotate  int64
-	create  func(path string) (file, error) // a new file that must not exist
-	lock    *os.File
-	mark    file // the sync mark
+	lock    io.Closer
+	mark    File // the sync mark
 	dropped *TornError
 
 	syncMu sync.Mutex // held over fsync and rotation; before mu
 
 	mu     sync.RWMutex
 	segs   []segment
-	tail   file  // the last segment; nil: the next block begins one
+	tail   File  // the last segment; nil: the next block begins one
 	size   int64 // of tail
 	seq    uint64
 	digest ledger.Digest
@@ -56,29 +45,28 @@ type Journal struct {
 // every block, checks form, sequence and digest of each, and drops a damaged
 // tail that was never synced (see Dropped). It returns a *CorruptError for any
 // other damage and ErrLocked when another process has it open.
-func Open(dir string) (*Journal, error) { return open(dir, segmentBytes, createFile) }
+func Open(dir string) (*Journal, error) { return OpenIn(OS, dir) }
 
-func createFile(path string) (file, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-}
+// OpenIn is Open in another file system.
+func OpenIn(fs FS, dir string) (*Journal, error) { return open(fs, dir, segmentBytes) }
 
-func open(dir string, rotate int64, create func(string) (file, error)) (_ *Journal, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func open(fs FS, dir string, rotate int64) (_ *Journal, err error) {
+	if err := fs.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("create journal directory: %w", err)
 	}
-	j := &Journal{dir: dir, rotate: rotate, create: create, index: newIndex()}
+	j := &Journal{fs: fs, dir: dir, rotate: rotate, index: newIndex()}
 	defer func() {
 		if err != nil {
 			j.release()
 		}
 	}()
-	if j.lock, err = lockDir(dir); err != nil {
-		return nil, err
+	if j.lock, err = fs.Lock(filepath.Join(dir, "LOCK")); err != nil {
+		return nil, fmt.Errorf("lock journal: %w", err)
 	}
 	if err := j.load(); err != nil {
 		return nil, err
 	}
-	if j.mark, err = os.OpenFile(filepath.Join(dir, syncedName), os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
+	if j.mark, err = fs.Update(filepath.Join(dir, syncedName)); err != nil {
 		return nil, fmt.Errorf("open journal's sync mark: %w", err)
 	}
 	if err := j.openTail(); err != nil {
@@ -87,31 +75,15 @@ func open(dir string, rotate int64, create func(string) (file, error)) (_ *Journ
 	return j, nil
 }
 
-func lockDir(dir string) (*os.File, error) {
-	path := filepath.Join(dir, "LOCK")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock journal: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrLocked
-		}
-		return nil, fmt.Errorf("lock %q: %w", path, err)
-	}
-	return f, nil
-}
-
 // load reads the whole journal into the index, and cuts a torn tail off.
 func (j *Journal) load() error {
-	segs, err := segments(j.dir)
+	segs, err := segments(j.fs, j.dir)
 	if err != nil {
 		return err
 	}
 	j.segs = segs
 	at := -1
-	for f, err := range Scan(j.dir) {
+	for f, err := range scan(j.fs, j.dir) {
 		var torn *TornError
 		if errors.As(err, &torn) {
 			return j.cut(torn)
@@ -147,21 +119,13 @@ func (j *Journal) load() error {
 func (j *Journal) cut(t *TornError) error {
 	j.dropped = t
 	if t.Offset < int64(headerSize) {
-		if err := os.Remove(t.File); err != nil {
+		if err := j.fs.Remove(t.File); err != nil {
 			return fmt.Errorf("drop torn journal segment: %w", err)
 		}
 		j.segs = j.segs[:len(j.segs)-1]
-		return syncDir(j.dir)
+		return j.syncDir()
 	}
-	f, err := os.OpenFile(t.File, os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("cut torn journal segment: %w", err)
-	}
-	err = f.Truncate(t.Offset)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
+	if err := j.fs.Truncate(t.File, t.Offset); err != nil {
 		return fmt.Errorf("cut torn journal segment: %w", err)
 	}
 	return nil
@@ -172,22 +136,18 @@ func (j *Journal) openTail() error {
 	if len(j.segs) == 0 {
 		return nil
 	}
-	f, err := os.OpenFile(j.segs[len(j.segs)-1].path, os.O_WRONLY|os.O_APPEND, 0)
+	f, err := j.fs.Append(j.segs[len(j.segs)-1].path)
 	if err != nil {
 		return fmt.Errorf("open journal segment: %w", err)
 	}
-	info, err := f.Stat()
+	size, err := f.Size()
 	if err != nil {
 		f.Close()
 		return fmt.Errorf("open journal segment: %w", err)
 	}
-	j.tail, j.size = appendFile{f}, info.Size()
+	j.tail, j.size = f, size
 	return nil
 }
-
-// appendFile satisfies file; a file opened for appending takes no WriteAt, and
-// none is made.
-type appendFile struct{ *os.File }
 
 // Dropped says what Open cut off; nil if nothing.
 func (j *Journal) Dropped() *TornError { return j.dropped }
@@ -288,7 +248,7 @@ func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
 		j.tail = nil
 	}
 	seg := segment{path: filepath.Join(j.dir, segmentName(first)), first: first}
-	f, err := j.create(seg.path)
+	f, err := j.fs.Create(seg.path)
 	if err != nil {
 		return fmt.Errorf("create journal segment: %w", err)
 	}
@@ -300,7 +260,7 @@ func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("sync journal segment: %w", err)
 	}
-	if err := syncDir(j.dir); err != nil {
+	if err := j.syncDir(); err != nil {
 		return err
 	}
 	j.mu.Lock()
@@ -310,12 +270,8 @@ func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
 	return nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync journal directory: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+func (j *Journal) syncDir() error {
+	if err := j.fs.SyncDir(j.dir); err != nil {
 		return fmt.Errorf("sync journal directory: %w", err)
 	}
 	return nil

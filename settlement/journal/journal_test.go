@@ -83,7 +83,7 @@ func (c *chain) entriesWhere(want func(*ledger.Entry) bool) []ledger.Entry {
 
 func mustOpen(tb testing.TB, dir string, rotate int64) *Journal {
 	tb.Helper()
-	j, err := open(dir, rotate, createFile)
+	j, err := open(OS, dir, rotate)
 	if err != nil {
 		tb.Fatalf("open: %v", err)
 	}
@@ -281,9 +281,20 @@ func TestReadersBesideTheWriter(t *testing.T) {
 
 // failingFile fails its n-th write or sync.
 type failingFile struct {
-	file
+	File
 	left *int
 	err  error
+}
+
+type failingFS struct {
+	FS
+	left *int
+	err  error
+}
+
+func (fs failingFS) Create(path string) (File, error) {
+	f, err := fs.FS.Create(path)
+	return failingFile{f, fs.left, fs.err}, err
 }
 
 func (f failingFile) step() error {
@@ -295,17 +306,17 @@ func (f failingFile) step() error {
 
 func (f failingFile) Write(p []byte) (int, error) {
 	if err := f.step(); err != nil {
-		n, _ := f.file.Write(p[:len(p)/2])
+		n, _ := f.File.Write(p[:len(p)/2])
 		return n, err
 	}
-	return f.file.Write(p)
+	return f.File.Write(p)
 }
 
 func (f failingFile) Sync() error {
 	if err := f.step(); err != nil {
 		return err
 	}
-	return f.file.Sync()
+	return f.File.Sync()
 }
 
 // The first write error ends the journal, and what it left behind is no harm.
@@ -315,10 +326,7 @@ func TestFirstWriteErrorIsKept(t *testing.T) {
 	c := new(chain).fill(12)
 	for at := 1; at <= 20; at++ {
 		dir, left := t.TempDir(), at
-		j, err := open(dir, 700, func(path string) (file, error) {
-			f, err := createFile(path)
-			return failingFile{f, &left, errDisk}, err
-		})
+		j, err := open(failingFS{OS, &left, errDisk}, dir, 700)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ func TestModel(t *testing.T) {
 		}
 		rotate := rapid.Int64Range(1, 3000).Draw(rt, "rotate")
 		reopen := func() *Journal {
-			j, err := open(dir, rotate, createFile)
+			j, err := open(OS, dir, rotate)
 			if err != nil {
 				rt.Fatalf("open: %v", err)
 			}

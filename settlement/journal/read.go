@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
-	"os"
 
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/wire"
@@ -14,7 +13,7 @@ import (
 type reader struct {
 	j    *Journal
 	path string
-	f    *os.File
+	f    Reader
 	buf  []byte
 }
 
@@ -47,7 +46,7 @@ func (r *reader) open(seq uint64) (p place, header [frameHeader]byte, ok bool, e
 	}
 	if path != r.path {
 		r.close()
-		if r.f, err = os.Open(path); err != nil {
+		if r.f, err = r.j.fs.Open(path); err != nil {
 			return p, header, false, fmt.Errorf("read journal block %d: %w", seq, err)
 		}
 		r.path = path
@@ -69,9 +68,9 @@ func (r *reader) block(seq uint64) (b *wire.Block, ok bool, err error) {
 		return &CorruptError{File: r.path, Offset: int64(p.offset), Reason: reason, Err: err}
 	}
 	n := int64(binary.LittleEndian.Uint32(header[:]))
-	if info, err := r.f.Stat(); err != nil {
+	if size, err := r.f.Size(); err != nil {
 		return nil, false, fmt.Errorf("read journal block %d: %w", seq, err)
-	} else if n > info.Size()-int64(p.offset)-frameHeader {
+	} else if n > size-int64(p.offset)-frameHeader {
 		return nil, false, corrupt(fmt.Sprintf("block %d has a length of %d, beyond the file", seq, n), nil)
 	}
 	if int64(cap(r.buf)) < n {

@@ -23,20 +23,22 @@ type Frame struct {
 // frames' form, checksums and that the segments follow one another from block 1
 // on, but not that the blocks within them do, nor what their digests stand for. Its last pair may carry an error, with the
 // place in the Frame: a *CorruptError, a *TornError, or one of reading.
-func Scan(dir string) iter.Seq2[Frame, error] {
+func Scan(dir string) iter.Seq2[Frame, error] { return scan(OS, dir) }
+
+func scan(fs FS, dir string) iter.Seq2[Frame, error] {
 	return func(yield func(Frame, error) bool) {
 		// The mark first: blocks that are written meanwhile don't count.
-		synced, err := readSynced(dir)
+		synced, err := readSynced(fs, dir)
 		if err != nil {
 			yield(Frame{}, err)
 			return
 		}
-		segs, err := segments(dir)
+		segs, err := segments(fs, dir)
 		if err != nil {
 			yield(Frame{}, err)
 			return
 		}
-		s := scanner{synced: synced}
+		s := scanner{fs: fs, synced: synced}
 		for i, seg := range segs {
 			if !s.segment(seg, i == len(segs)-1, yield) {
 				return
@@ -51,6 +53,7 @@ func Scan(dir string) iter.Seq2[Frame, error] {
 }
 
 type scanner struct {
+	fs     FS
 	synced uint64
 	last   uint64        // sequence of the last block read
 	digest ledger.Digest // that it names
@@ -61,7 +64,7 @@ type scanner struct {
 // segment yields one file's frames; false: stop. final is for the last file,
 // which may have a torn tail.
 func (s *scanner) segment(seg segment, final bool, yield func(Frame, error) bool) bool {
-	r, err := openSegment(seg)
+	r, err := openSegment(s.fs, seg)
 	if r != nil {
 		defer r.close()
 		s.file = seg.path

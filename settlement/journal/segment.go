@@ -37,20 +37,20 @@ type segment struct {
 
 // segments lists dir's files by first sequence. Files with other names are not
 // the journal's.
-func segments(dir string) ([]segment, error) {
-	files, err := os.ReadDir(dir)
+func segments(fs FS, dir string) ([]segment, error) {
+	names, err := fs.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list journal: %w", err)
 	}
 	var out []segment
-	for _, f := range files {
-		digits, ok := strings.CutPrefix(f.Name(), "journal-")
+	for _, name := range names {
+		digits, ok := strings.CutPrefix(name, "journal-")
 		digits, ok2 := strings.CutSuffix(digits, ".jl")
 		first, err := strconv.ParseUint(digits, 10, 64)
-		if !ok || !ok2 || err != nil || f.Name() != segmentName(first) {
+		if !ok || !ok2 || err != nil || name != segmentName(first) {
 			continue
 		}
-		out = append(out, segment{path: filepath.Join(dir, f.Name()), first: first})
+		out = append(out, segment{path: filepath.Join(dir, name), first: first})
 	}
 	slices.SortFunc(out, func(a, b segment) int {
 		if a.first < b.first {
@@ -87,7 +87,7 @@ func checkFrame(header [frameHeader]byte, payload []byte) bool {
 type segmentReader struct {
 	segment
 	prev ledger.Digest // of the block before its first
-	f    *os.File
+	f    Reader
 	r    *bufio.Reader
 	off  int64 // of the next frame
 	size int64
@@ -105,17 +105,18 @@ func (e *badBytes) Error() string { return e.reason }
 
 // openSegment reads the header. For a bad header it returns the reader, to be
 // closed, with a *badBytes.
-func openSegment(s segment) (*segmentReader, error) {
-	f, err := os.Open(s.path)
+func openSegment(fs FS, s segment) (*segmentReader, error) {
+	f, err := fs.Open(s.path)
 	if err != nil {
 		return nil, fmt.Errorf("open journal segment: %w", err)
 	}
-	info, err := f.Stat()
+	size, err := f.Size()
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("read journal segment: %w", err)
 	}
-	r := &segmentReader{segment: s, f: f, r: bufio.NewReaderSize(f, int(min(info.Size(), 1<<18))), size: info.Size()}
+	r := &segmentReader{segment: s, f: f, size: size,
+		r: bufio.NewReaderSize(io.NewSectionReader(f, 0, size), int(min(size, 1<<18)))}
 	header := make([]byte, headerSize)
 	if _, err := io.ReadFull(r.r, header); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -176,8 +177,8 @@ func (r *segmentReader) next() (payload []byte, off int64, err error) {
 
 // readSynced returns the last block that is known to be on disk; 0 if that is
 // not known.
-func readSynced(dir string) (uint64, error) {
-	b, err := os.ReadFile(filepath.Join(dir, syncedName))
+func readSynced(fs FS, dir string) (uint64, error) {
+	b, err := fs.ReadFile(filepath.Join(dir, syncedName))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}

@@ -42,8 +42,9 @@ const (
 
 // Config holds a node's values.
 type Config struct {
-	Raft    raftstore.Config // its Dir is set by Open
-	DataDir string           // raft/ and journal/ go below it
+	Raft      raftstore.Config // its Dir is set by Open
+	DataDir   string           // raft/ and journal/ go below it
+	JournalFS journal.FS       // that has journal/; nil: the machine's
 }
 
 // Status is a server's state at one instant.
@@ -75,7 +76,11 @@ type Node struct {
 
 // Open opens the data directory, recovers the ledger and joins the cluster.
 func Open(cfg Config, log *slog.Logger) (*Node, error) {
-	jrn, err := journal.Open(filepath.Join(cfg.DataDir, "journal"))
+	fs := cfg.JournalFS
+	if fs == nil {
+		fs = journal.OS
+	}
+	jrn, err := journal.OpenIn(fs, filepath.Join(cfg.DataDir, "journal"))
 	if err != nil {
 		return nil, err
 	}
