@@ -103,6 +103,12 @@ func leaseOf(e *ledger.Entry) ledger.LeaseID {
 		return f.ID
 	case *ledger.RecordRefused:
 		return f.Record.Lease
+	case *ledger.CorrectionMade:
+		return f.Lease
+	case *ledger.FineProposed:
+		return f.Lease
+	case *ledger.FineIssued:
+		return f.Plan.Lease
 	}
 	return 0
 }

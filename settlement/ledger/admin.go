@@ -130,7 +130,7 @@ func (l *Ledger) setPolicy(c *SetPolicy) Result {
 	if res, ok := ck.result(); !ok {
 		return res
 	}
-	l.policy = Policy(*c)
+	l.policy.FeePPM, l.policy.SliceMs = c.FeePPM, c.SliceMs
 	l.emit(EntryPolicy).Fact = &PolicySet{FeePPM: c.FeePPM, SliceMs: c.SliceMs}
 	return Result{}
 }

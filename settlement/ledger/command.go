@@ -23,11 +23,30 @@ const (
 	KindTopUpLease     CommandKind = 11
 	KindCloseLease     CommandKind = 12
 	KindUsageBatch     CommandKind = 13
+
+	KindProposeRate       CommandKind = 14
+	KindOverrideRate      CommandKind = 15
+	KindSetRateGuard      CommandKind = 16
+	KindRequestWithdrawal CommandKind = 17
+	KindConfirmWithdrawal CommandKind = 18
+	KindFailWithdrawal    CommandKind = 19
+	KindCorrect           CommandKind = 20
+	KindSetStakePolicy    CommandKind = 21
+	KindBond              CommandKind = 22
+	KindUnbond            CommandKind = 23
+	KindSetFineSchedule   CommandKind = 24
+	KindIssueFine         CommandKind = 25
+	KindProposeFine       CommandKind = 26
+	KindApproveFine       CommandKind = 27
+	KindAppealFine        CommandKind = 28
+	KindVoidFine          CommandKind = 29
+	KindTick              CommandKind = 30
 )
 
 // Envelope is a command with its idempotency key (rule M7). The key is 1 to
-// KeyBytesMax bytes for every command but UsageBatch, whose records carry
-// their own sequence and which has none.
+// KeyBytesMax bytes for every command but two that have none: UsageBatch, whose
+// records carry their own sequence, and Tick, which does at any time only what
+// is due then.
 type Envelope struct {
 	Key     string
 	Command Command
@@ -59,7 +78,9 @@ type SetOffer struct {
 	Prices Prices
 }
 
-// SetRate sets the price of one JOULE. Result.ID is the rate's id.
+// SetRate sets the price of one JOULE by an operator's own word: it is in force
+// at once and until the next rate, however old it gets. What a feed found is
+// proposed with ProposeRate instead. Result.ID is the rate's id.
 type SetRate struct{ NUSDPerJoule NUSD }
 
 // SetPolicy sets the operator's parameters, all at once; they apply to leases
@@ -94,7 +115,9 @@ const (
 	PartyTreasury Party = 3
 )
 
-// Withdraw takes money out: the party's balance → external.
+// Withdraw takes money out that has left already, so that its outside reference
+// is known: the party's balance → external. What has still to be paid out is
+// withdrawn in two phases, with RequestWithdrawal.
 type Withdraw struct {
 	Party    Party
 	Name     string // "" for the treasury

@@ -18,6 +18,21 @@ const (
 	EntryRecordRefused EntryKind = 10
 	EntryCustomer      EntryKind = 11
 	EntrySupplier      EntryKind = 12
+
+	EntryRateProposed    EntryKind = 13
+	EntryRateOverridden  EntryKind = 14
+	EntryConversion      EntryKind = 15
+	EntryRateGuard       EntryKind = 16
+	EntryWithdrawal      EntryKind = 17
+	EntryWithdrawalEnded EntryKind = 18
+	EntryCorrection      EntryKind = 19
+	EntryStakePolicy     EntryKind = 20
+	EntryUnbonding       EntryKind = 21
+	EntryUnbondingEnded  EntryKind = 22
+	EntryFineSchedule    EntryKind = 23
+	EntryFineProposed    EntryKind = 24
+	EntryFineIssued      EntryKind = 25
+	EntryFineChanged     EntryKind = 26
 )
 
 // Reason is why a transfer was made. Replicated: append only.
@@ -35,6 +50,17 @@ const (
 	ReasonFee      Reason = 8  // treasury → fees (JOULE), or hold → fees (JOULE payers)
 	ReasonAccrue   Reason = 9  // hold → accrued (USD): charged while conversion is paused (rule M6)
 	ReasonConvert  Reason = 10 // accrued → treasury (USD): the accrued amount converts
+
+	ReasonWithdrawRequest Reason = 11 // party → withdrawing; when it is confirmed, ReasonWithdraw from there to external
+	ReasonWithdrawReturn  Reason = 12 // withdrawing → party
+	ReasonCorrect         Reason = 13 // between customer, supplier, treasury
+	ReasonBond            Reason = 14 // supplier or external → stake
+	ReasonUnbond          Reason = 15 // stake → unbonding
+	ReasonUnbonded        Reason = 16 // unbonding → supplier
+	ReasonFine            Reason = 17 // supplier, stake or unbonding → escrow
+	ReasonFineReturn      Reason = 18 // escrow → where ReasonFine took it
+	ReasonRemedy          Reason = 19 // escrow → customer
+	ReasonForfeit         Reason = 20 // escrow → treasury
 )
 
 // Entry is one line of the journal. Seq is dense from 1 over the whole ledger.
@@ -57,7 +83,7 @@ type Transfer struct {
 	Reason   Reason
 	Lease    LeaseID // 0: none
 	Rate     RateID  // of a conversion; 0: none
-	Ref      string
+	Ref      string  // outside reference, or "withdrawal/1", "correction/1", "unbonding/1", "fine/1"
 }
 
 // Usage says what an accepted record brought: cumulative totals of the lease
@@ -92,7 +118,7 @@ type Fact interface{ entryKind() EntryKind }
 // AccountOpened names a new account.
 type AccountOpened struct {
 	ID       AccountID
-	Name     string // "customer/acme", "hold/acme", "supplier/west-dc", "treasury", "fees", "accrued", "external", "issuance"
+	Name     string // "customer/acme", "hold/acme", "supplier/west-dc", "treasury", "fees", "accrued", "external", "issuance", "withdrawing", "stake/west-dc", "unbonding/west-dc", "escrow"
 	Currency Currency
 }
 
@@ -124,7 +150,7 @@ type OfferSet struct {
 	Prices Prices
 }
 
-// RateSet records a new rate.
+// RateSet records a new rate set by hand.
 type RateSet struct {
 	ID           RateID
 	NUSDPerJoule NUSD

@@ -18,8 +18,12 @@ const (
 	CodeTooDear      Code = 7  // the offer is above the job's max_price
 	CodeNoOffer      Code = 8  // the host has no offer
 	CodeNoRate       Code = 9  // no rate was ever set
-	CodeClosed       Code = 10 // the lease has ended
+	CodeClosed       Code = 10 // the lease, withdrawal, fine has ended
 	CodeOverflow     Code = 11 // the amount would leave int64 (rule M1)
+	CodeStake        Code = 12 // the supplier's stake is below what its leases ask (rule F1)
+	CodeNotFinable   Code = 13 // the fault is not the supplier's, or the schedule has no fine for it (rules T4, F3)
+	CodeEvidence     Code = 14 // missing, not the ledger's own, too old, or used before (rules F2, F3)
+	CodeSameOperator Code = 15 // a manual fine needs two different operators (rule F3)
 )
 
 // Error is a refused command.
@@ -35,7 +39,7 @@ func (e *Error) Error() string { return e.Msg }
 type Result struct {
 	Code    Code
 	Msg     string         // on failure: what was wrong, naming the field and the value
-	ID      uint64         // the new customer, supplier, host, rate or lease id
+	ID      uint64         // the new customer, supplier, host, rate, lease, withdrawal, correction, unbonding or fine id
 	Lease   *LeaseGrant    // OpenLease, TopUpLease
 	Records []RecordResult // UsageBatch, one per record, in order; see Ledger.Apply for how long it is valid
 }
@@ -86,9 +90,18 @@ type RecordResult struct {
 // String returns the code's name.
 func (c Code) String() string {
 	names := [...]string{"ok", "invalid", "not found", "exists", "conflict", "insufficient",
-		"forbidden", "too dear", "no offer", "no rate", "closed", "overflow"}
+		"forbidden", "too dear", "no offer", "no rate", "closed", "overflow",
+		"stake", "not finable", "evidence", "same operator"}
 	if int(c) < len(names) {
 		return names[c]
 	}
 	return fmt.Sprintf("code %d", c)
+}
+
+// nameOf is the name of number n, from 1.
+func nameOf[N ~uint8](n N, names ...string) string {
+	if n >= 1 && int(n) <= len(names) {
+		return names[n-1]
+	}
+	return fmt.Sprintf("number %d", n)
 }

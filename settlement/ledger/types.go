@@ -40,6 +40,11 @@ type (
 	HostID     uint32
 	RateID     uint32
 	LeaseID    uint64
+
+	WithdrawalID uint32
+	CorrectionID uint32
+	UnbondingID  uint32
+	FineID       uint32
 )
 
 // Limits on what a command may carry. An input beyond a limit is refused with
@@ -48,7 +53,11 @@ const (
 	NameBytesMax       = 64  // names of customers, suppliers, hosts
 	NomadNameBytesMax  = 256 // what Nomad names: namespaces, jobs, groups, tasks, allocations, invocations
 	KeyBytesMax        = 64  // idempotency keys
-	RefBytesMax        = 128 // outside references
+	RefBytesMax        = 128 // outside references, destinations
+	WhyBytesMax        = 256 // reasons that people give
+	CorrectionLegsMax  = 4
+	EvidenceMax        = 16               // pieces of evidence of one fine
+	WindowMsMax        = 366 * 86_400_000 // of every window that policy sets
 	BatchRecordsMax    = 4096
 	PriceMax           = NUSD(1_000_000 * 1_000_000_000) // USD 1 M per hour of a dimension
 	LeaseMemoryMiBMax  = 64 << 20                        // 64 TiB

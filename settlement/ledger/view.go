@@ -7,10 +7,19 @@ type Rate struct {
 	ID           RateID
 	NUSDPerJoule NUSD
 	Set          Time
+	Proposed     bool // by a feed, so that the guard judges it (rule M6); else set by hand
+	Doubtful     bool
+	Average      NUSD // that a proposed rate was compared with; 0: there was none
 }
 
-// Policy are the operator's parameters (see SetPolicy).
-type Policy struct{ FeePPM, SliceMs uint32 }
+// Policy are the operator's parameters (see SetPolicy, SetRateGuard,
+// SetStakePolicy, SetFineSchedule).
+type Policy struct {
+	FeePPM, SliceMs uint32
+	Guard           RateGuard
+	Stake           StakePolicy
+	Fines           FineSchedule
+}
 
 // Account is one balance.
 type Account struct {

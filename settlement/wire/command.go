@@ -123,6 +123,9 @@ func AppendCommand(dst []byte, cmd ledger.Command) []byte {
 		dst = AppendBatch(dst, c.Host, c.Boot, c.Records)
 		return append(dst, c.Signature[:]...)
 	}
+	if dst, ok := appendLaterCommand(dst, cmd); ok {
+		return dst
+	}
 	panic(fmt.Sprintf("wire: encode command: unknown type %T", cmd))
 }
 
@@ -172,6 +175,9 @@ func (d *decoder) command(old *ledger.UsageBatch) ledger.Command {
 		}
 		d.signedBatch(old)
 		return old
+	}
+	if cmd := d.laterCommand(kind); cmd != nil {
+		return cmd
 	}
 	d.fail("kind", at, ErrUnknownVersion, "got %d", kind)
 	return nil

@@ -7,8 +7,8 @@ import (
 )
 
 // entrySizeMin is the least an entry can take: seq, time, kind and the
-// shortest body (a new policy).
-const entrySizeMin = 8 + 8 + 1 + 8
+// shortest body (a change of conversion).
+const entrySizeMin = 8 + 8 + 1 + 5
 
 // AppendEntry appends one journal entry: its sequence, time, kind and the
 // fields of the member that the kind names. A kind that does not match the
@@ -108,6 +108,9 @@ func appendFact(dst []byte, e *ledger.Entry) []byte {
 		dst = AppendRecord(dst, &f.Record)
 		return factOf(e, ledger.EntryRecordRefused, dst)
 	}
+	if dst, kind := appendLaterFact(dst, e.Fact); kind != 0 {
+		return factOf(e, kind, dst)
+	}
 	panic(fmt.Sprintf("wire: encode entry %d: kind %d with fact %T", e.Seq, e.Kind, e.Fact))
 }
 
@@ -170,6 +173,8 @@ func (d *decoder) entry(e *ledger.Entry) {
 		d.pop()
 		e.Fact = f
 	default:
-		d.fail("kind", at, ErrUnknownVersion, "got %d", e.Kind)
+		if e.Fact = d.laterFact(e.Kind); e.Fact == nil {
+			d.fail("kind", at, ErrUnknownVersion, "got %d", e.Kind)
+		}
 	}
 }

@@ -57,7 +57,7 @@ func genCommand(t *rapid.T) ledger.Command {
 	u32 := func(name string) uint32 { return rapid.Uint32().Draw(t, name) }
 	u64 := func(name string) uint64 { return rapid.Uint64().Draw(t, name) }
 	i64 := func(name string) int64 { return rapid.Int64().Draw(t, name) }
-	switch ledger.CommandKind(rapid.IntRange(1, 13).Draw(t, "kind")) {
+	switch kind := ledger.CommandKind(rapid.IntRange(1, int(ledger.KindTick)).Draw(t, "kind")); kind {
 	case ledger.KindCreateCustomer:
 		return &ledger.CreateCustomer{Name: s("name"), Namespace: s("ns"), PayIn: ledger.Currency(u8("pay"))}
 	case ledger.KindCreateSupplier:
@@ -87,8 +87,11 @@ func genCommand(t *rapid.T) ledger.Command {
 		return &ledger.TopUpLease{Lease: ledger.LeaseID(u64("lease")), Slices: u32("slices")}
 	case ledger.KindCloseLease:
 		return &ledger.CloseLease{Lease: ledger.LeaseID(u64("lease")), Reason: ledger.CloseReason(u8("reason")), Host: ledger.HostID(u32("host"))}
+	case ledger.KindUsageBatch:
+		return genBatch(t)
+	default:
+		return laterCommands()[kind-ledger.KindProposeRate]
 	}
-	return genBatch(t)
 }
 
 func genCommands(t *rapid.T) *wire.CommandBatch {
@@ -130,7 +133,7 @@ func TestBlockRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cmds := genCommands(t)
 		in := &wire.Block{Seq: rapid.Uint64().Draw(t, "seq"), Index: rapid.Uint64().Draw(t, "index"), Time: cmds.Time, Envelopes: cmds.Envelopes}
-		samples := sampleEntries()
+		samples := append(sampleEntries(), laterEntries()...)
 		for range rapid.IntRange(0, 5).Draw(t, "entries") {
 			e := samples[rapid.IntRange(0, len(samples)-1).Draw(t, "entry")]
 			e.Seq, e.Time = rapid.Uint64().Draw(t, "entry seq"), ledger.Time(rapid.Int64().Draw(t, "entry time"))
@@ -194,6 +197,9 @@ func FuzzDecodeCommandBatch(f *testing.F) {
 		all.Envelopes = append(all.Envelopes, ledger.Envelope{Key: "k", Command: cmd})
 		f.Add(wire.AppendCommandBatch(nil, &wire.CommandBatch{Envelopes: all.Envelopes[len(all.Envelopes)-1:]}))
 	}
+	for _, cmd := range laterCommands() {
+		f.Add(wire.AppendCommandBatch(nil, &wire.CommandBatch{Envelopes: []ledger.Envelope{{Key: "k", Command: cmd}}}))
+	}
 	f.Add(wire.AppendCommandBatch(nil, all))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var b wire.CommandBatch
@@ -209,7 +215,7 @@ func FuzzDecodeCommandBatch(f *testing.F) {
 func FuzzDecodeBlock(f *testing.F) {
 	f.Add(wire.AppendBlock(nil, ledger.Digest{}, sampleBlock()))
 	f.Add(wire.AppendBlock(nil, ledger.Digest{}, &wire.Block{}))
-	for _, e := range sampleEntries() {
+	for _, e := range append(sampleEntries(), laterEntries()...) {
 		f.Add(wire.AppendBlock(nil, ledger.Digest{}, &wire.Block{Entries: []ledger.Entry{e}}))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
