@@ -93,6 +93,7 @@ type Config struct {
 	Listener  net.Listener       // instead of BindAddr; the store closes it
 	Transport Transport          // instead of a network one
 	LogStore  LogStore           // instead of a raft-wal in Dir
+	LogMark   MarkFile           // beside LogStore; nil: none
 	Snapshots raft.SnapshotStore // instead of files in Dir
 
 	segmentBytes int // of raft-wal, in this package's tests; 0: its default

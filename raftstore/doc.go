@@ -13,6 +13,11 @@
 //   - The log and the stable store stop for good at their first write error.
 //     What a failed fsync left on the disk is unknown, so no later write may be
 //     acknowledged. Config.Fatal is told, and is expected to end the process.
+//   - Every log entry and stable value carries a checksum that each read checks,
+//     and a mark beside the log tells entries that were lost from a write that
+//     was torn (seal.go): the log store finds neither by itself.
+//   - A log whose newest segment was being filled when the process died can be
+//     written again (wal.go).
 //   - A restore that fails on a running server stops it as well, since its
 //     state is then neither the old nor the new one.
 //   - A read point (VerifyRead) that also holds right after an election: the

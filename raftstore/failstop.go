@@ -1,10 +1,13 @@
 package raftstore
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
 )
 
 // failure is the first error that stops the store, kept for good.
@@ -40,9 +43,11 @@ func (f *failure) cause() error {
 
 // failStop passes writes on until the first one that fails, and refuses all
 // others from then on. Reads always pass: they can't lose anything, and one
-// goroutine of the library may still read while the store closes.
+// goroutine of the library may still read while the store closes. But a read
+// that finds damage stops the store like a failed write (see seal.go).
 type failStop struct {
 	store LogStore
+	mark  mark // without a file: none
 	f     *failure
 }
 
@@ -68,26 +73,79 @@ func (s *failStop) write(what string, write func() error) error {
 // looping over a conflicting suffix (hashicorp/raft#697).
 func (s *failStop) IsMonotonic() bool { return true }
 
-func (s *failStop) FirstIndex() (uint64, error)            { return s.store.FirstIndex() }
-func (s *failStop) LastIndex() (uint64, error)             { return s.store.LastIndex() }
-func (s *failStop) GetLog(index uint64, l *raft.Log) error { return s.store.GetLog(index, l) }
-func (s *failStop) Get(key []byte) ([]byte, error)         { return s.store.Get(key) }
-func (s *failStop) GetUint64(key []byte) (uint64, error)   { return s.store.GetUint64(key) }
+func (s *failStop) FirstIndex() (uint64, error) { return s.store.FirstIndex() }
+func (s *failStop) LastIndex() (uint64, error)  { return s.store.LastIndex() }
+
+func (s *failStop) GetLog(index uint64, l *raft.Log) error {
+	err := s.store.GetLog(index, l)
+	switch {
+	case err == nil:
+		err = unsealEntry(index, l)
+	case !errors.Is(err, raft.ErrLogNotFound) && !errors.Is(err, wal.ErrClosed):
+		err = fmt.Errorf("log entry %d: %w: %w", index, ErrDamaged, err)
+	}
+	return s.damage(err)
+}
+
+// Get passes on the store's own word for a key that it doesn't have.
+func (s *failStop) Get(key []byte) ([]byte, error) {
+	val, err := s.store.Get(key)
+	if err != nil || len(val) == 0 {
+		return val, err
+	}
+	val, err = unsealValue(key, val)
+	return val, s.damage(err)
+}
+
+func (s *failStop) GetUint64(key []byte) (uint64, error) {
+	val, err := s.Get(key)
+	if err != nil || len(val) == 0 {
+		return 0, err
+	}
+	if len(val) != 8 {
+		return 0, s.damage(fmt.Errorf("stable key %q has %d bytes, want 8: %w", key, len(val), ErrDamaged))
+	}
+	return binary.LittleEndian.Uint64(val), nil
+}
+
+// damage stops the store for what the disk has changed.
+func (s *failStop) damage(err error) error {
+	if errors.Is(err, ErrDamaged) {
+		s.f.fail(err)
+	}
+	return err
+}
 
 func (s *failStop) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 func (s *failStop) StoreLogs(logs []*raft.Log) error {
-	return s.write("write log", func() error { return s.store.StoreLogs(logs) })
+	sealed := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		sealed[i] = sealEntry(l)
+	}
+	return s.write("write log", func() error {
+		if err := s.store.StoreLogs(sealed); err != nil || s.mark.f == nil || len(logs) == 0 {
+			return err
+		}
+		return s.mark.set(logs[len(logs)-1].Index)
+	})
 }
 
 func (s *failStop) DeleteRange(min, max uint64) error {
-	return s.write(fmt.Sprintf("delete log entries %d to %d", min, max), func() error { return s.store.DeleteRange(min, max) })
+	return s.write(fmt.Sprintf("delete log entries %d to %d", min, max), func() error {
+		if s.mark.f != nil {
+			if err := s.mark.lower(s.store, min, max); err != nil {
+				return err
+			}
+		}
+		return s.store.DeleteRange(min, max)
+	})
 }
 
 func (s *failStop) Set(key, val []byte) error {
-	return s.write(fmt.Sprintf("write stable key %q", key), func() error { return s.store.Set(key, val) })
+	return s.write(fmt.Sprintf("write stable key %q", key), func() error { return s.store.Set(key, sealValue(key, val)) })
 }
 
 func (s *failStop) SetUint64(key []byte, val uint64) error {
-	return s.write(fmt.Sprintf("write stable key %q", key), func() error { return s.store.SetUint64(key, val) })
+	return s.Set(key, binary.LittleEndian.AppendUint64(nil, val))
 }

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 )
 
 // Store is one server's part in the cluster. All methods are safe for
@@ -32,8 +31,9 @@ type Store struct {
 	addr     string                 // of trans
 	shutdown func() raft.Future     // once
 
-	lock *os.File
-	wal  io.Closer // nil: an injected log store
+	lock     *os.File
+	wal      io.Closer // nil: an injected log store
+	markFile io.Closer // nil: an injected one
 
 	leadership leadership
 
@@ -138,18 +138,32 @@ func newRaft(rc *raft.Config, f *fsm, logs raft.LogStore, stable raft.StableStor
 
 func (s *Store) openLog() (*failStop, error) {
 	if s.cfg.LogStore != nil {
-		return &failStop{store: s.cfg.LogStore, f: s.failure}, nil
+		return s.sealLog(s.cfg.LogStore, mark{s.cfg.LogMark})
 	}
 	dir := filepath.Join(s.cfg.Dir, "log")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create raft log directory: %w", err)
 	}
-	w, err := wal.Open(dir, wal.WithLogger(newHCLogger(s.log, "raft.log")), wal.WithSegmentSize(s.cfg.segmentBytes))
+	w, err := openWAL(dir, s.cfg.segmentBytes, newHCLogger(s.log, "raft.log"))
 	if err != nil {
 		return nil, fmt.Errorf("open raft log in %q: %w", dir, err)
 	}
 	s.wal = w
-	return &failStop{store: w, f: s.failure}, nil
+	m, err := openMark(filepath.Join(s.cfg.Dir, "log.mark"))
+	if err != nil {
+		return nil, err
+	}
+	s.markFile = m.f
+	return s.sealLog(w, m)
+}
+
+func (s *Store) sealLog(l LogStore, m mark) (*failStop, error) {
+	if m.f != nil {
+		if err := m.check(l); err != nil {
+			return nil, fmt.Errorf("open raft log: %w", err)
+		}
+	}
+	return &failStop{store: l, mark: m, f: s.failure}, nil
 }
 
 func (s *Store) openSnapshots() (raft.SnapshotStore, error) {
@@ -275,6 +289,10 @@ func (s *Store) release() error {
 	if s.wal != nil {
 		errs = append(errs, s.wal.Close())
 		s.wal = nil
+	}
+	if s.markFile != nil {
+		errs = append(errs, s.markFile.Close())
+		s.markFile = nil
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())

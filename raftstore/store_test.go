@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -329,7 +330,8 @@ func merge(d, timeouts Config) Config {
 func TestLogWithAGapIsRefused(t *testing.T) {
 	t.Parallel()
 	store := newMemStore()
-	if err := errors.Join(store.StoreLogs([]*raft.Log{{Index: 10, Term: 1}}), store.SetUint64([]byte("CurrentTerm"), 1)); err != nil {
+	if err := errors.Join(store.StoreLogs([]*raft.Log{sealEntry(&raft.Log{Index: 10, Term: 1})}),
+		store.Set([]byte("CurrentTerm"), sealValue([]byte("CurrentTerm"), binary.LittleEndian.AppendUint64(nil, 1)))); err != nil {
 		t.Fatal(err)
 	}
 	s, err := Open(withStore(testConfig(t, "s1", t.TempDir()), store), &list{}, testLog(t))

@@ -99,7 +99,7 @@ var table = map[string]rule{
 
 // testSupport are packages that only tests import.
 var testSupport = []string{"cli/archtest", "cli/e2e", "cli/command/commandtest", "driver/session/sessiontest",
-	"driver/procevent/tracetest", "settlement/ledger/ledgertest"}
+	"driver/procevent/tracetest", "raftstore/faultfs", "settlement/sim", "settlement/ledger/ledgertest"}
 
 type goPackage struct {
 	ImportPath string

@@ -1,0 +1,101 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
+)
+
+// openWAL opens the log in dir, which must exist.
+func openWAL(dir string, segmentBytes int, log hclog.Logger) (*wal.WAL, error) {
+	meta := &metadb.BoltMetaDB{}
+	w, err := openWALIn(dir, segmentBytes, meta, fs.New(), log)
+	if err != nil {
+		return nil, errors.Join(err, meta.Close())
+	}
+	return w, nil
+}
+
+func openWALIn(dir string, segmentBytes int, meta types.MetaStore, vfs types.VFS, log hclog.Logger) (*wal.WAL, error) {
+	filer := segment.NewFiler(dir, vfs)
+	if err := renewSealedTail(dir, meta, filer, log); err != nil {
+		return nil, fmt.Errorf("mend the newest segment: %w", err)
+	}
+	return wal.Open(dir, wal.WithLogger(log), wal.WithSegmentSize(segmentBytes), wal.WithMetaStore(meta), wal.WithSegmentFiler(filer))
+}
+
+// renewSealedTail mends what raft-wal v0.4.2 leaves behind when the process or
+// the power goes between the write that fills a segment and the note that it is
+// full, or in the middle of that write: after its recovery it takes the segment
+// for full and refuses every append from then on ("segment is sealed"), at each
+// start again. The segment's entries are written to a new one, which takes its
+// place. TestSegmentFilledAtACrash shows whether the library still needs this.
+func renewSealedTail(dir string, meta types.MetaStore, filer types.SegmentFiler, log hclog.Logger) error {
+	state, err := meta.Load(dir)
+	if err != nil {
+		return err
+	}
+	n := len(state.Segments)
+	if n == 0 || !state.Segments[n-1].SealTime.IsZero() {
+		return nil
+	}
+	info := state.Segments[n-1]
+	old, err := filer.RecoverTail(info)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // Open makes it
+	}
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if sealed, _, err := old.Sealed(); err != nil || !sealed {
+		return err
+	}
+	log.Warn("the newest segment was filled when this server stopped: it is written anew", "base", info.BaseIndex)
+
+	var entries []types.LogEntry
+	for i := info.MinIndex; i <= old.LastIndex(); i++ {
+		buf, err := old.GetLog(i)
+		if err != nil {
+			return fmt.Errorf("read entry %d: %w", i, err)
+		}
+		entries = append(entries, types.LogEntry{Index: i, Data: append([]byte(nil), buf.Bs...)})
+		if err := buf.Close(); err != nil {
+			return err
+		}
+	}
+	// The id is spent before there is a file with it: Open deletes the file if
+	// this does not get further.
+	info.ID, info.BaseIndex = state.NextSegmentID, info.MinIndex
+	state.NextSegmentID++
+	if err := meta.CommitState(state); err != nil {
+		return err
+	}
+	fresh, err := filer.Create(info)
+	if err != nil {
+		return err
+	}
+	defer fresh.Close()
+	if err := fresh.Append(entries); err != nil {
+		return err
+	}
+	state.Segments[n-1] = info
+	if sealed, indexStart, err := fresh.Sealed(); err != nil {
+		return err
+	} else if sealed {
+		full, next := &state.Segments[n-1], info
+		full.SealTime, full.MaxIndex, full.IndexStart = time.Now(), fresh.LastIndex(), indexStart
+		next.ID, next.BaseIndex, next.MinIndex, next.CreateTime = state.NextSegmentID, full.MaxIndex+1, full.MaxIndex+1, full.SealTime
+		state.NextSegmentID++
+		state.Segments = append(state.Segments, next) // Open makes its file
+	}
+	return meta.CommitState(state)
+}
