@@ -134,7 +134,8 @@ func (r rates) InForce(ctx context.Context) (*rate.Rate, int64, error) {
 	var now int64
 	err := r.node.Read(ctx, func(l *ledger.Ledger) error {
 		now = int64(l.Now())
-		if v, ok := l.Rate(); ok {
+		// Doubtful or not: what a feed has found already it need not find again.
+		if v, ok := l.NewestRate(); ok {
 			inForce = &rate.Rate{NUSD: int64(v.NUSDPerJoule), Set: int64(v.Set)}
 		}
 		return nil
@@ -146,7 +147,7 @@ func (r rates) InForce(ctx context.Context) (*rate.Rate, int64, error) {
 func (r rates) Propose(ctx context.Context, nusdPerJoule int64) error {
 	ctx, cancel := context.WithTimeout(ctx, rateTimeout)
 	defer cancel()
-	res, err := r.node.Submit(ctx, ledger.Envelope{Key: rand.Text(), Command: &ledger.SetRate{NUSDPerJoule: ledger.NUSD(nusdPerJoule)}})
+	res, err := r.node.Submit(ctx, ledger.Envelope{Key: rand.Text(), Command: &ledger.ProposeRate{NUSDPerJoule: ledger.NUSD(nusdPerJoule)}})
 	if err != nil {
 		return err
 	}

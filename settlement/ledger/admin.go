@@ -90,6 +90,7 @@ func (l *Ledger) addHost(row host) HostID {
 	id := HostID(len(l.hosts))
 	l.hostNames[row.name] = id
 	l.hostKeys[row.publicKey] = id
+	l.suppliers[row.supplier-1].hosts++
 	return id
 }
 
@@ -108,19 +109,6 @@ func (l *Ledger) setOffer(c *SetOffer) Result {
 	h.offer, h.hasOffer = c.Prices, true
 	l.emit(EntryOffer).Fact = &OfferSet{Host: id, Prices: c.Prices}
 	return Result{}
-}
-
-func (l *Ledger) setRate(c *SetRate) Result {
-	var ck check
-	ck.amount("nusd_per_joule", int64(c.NUSDPerJoule))
-	if res, ok := ck.result(); !ok {
-		return res
-	}
-	rate := Rate{ID: RateID(len(l.rates) + 1), NUSDPerJoule: c.NUSDPerJoule, Set: l.now}
-	l.rates = append(l.rates, rate)
-	l.emit(EntryRate).Fact = &RateSet{ID: rate.ID, NUSDPerJoule: rate.NUSDPerJoule}
-	l.convertPending()
-	return Result{ID: uint64(rate.ID)}
 }
 
 func (l *Ledger) setPolicy(c *SetPolicy) Result {
@@ -178,59 +166,6 @@ func (l *Ledger) mint(c *Mint) Result {
 	}
 	l.transfer(&Transfer{Debit: issuance, Credit: treasuryJoule, Amount: int64(c.Amount), Reason: ReasonMint, Ref: c.Ref})
 	l.convertPending()
-	return Result{}
-}
-
-func (l *Ledger) withdraw(c *Withdraw) Result {
-	var ck check
-	switch c.Party {
-	case PartyCustomer, PartySupplier:
-		ck.name("name", c.Name)
-	case PartyTreasury:
-		if c.Name != "" {
-			ck.failf("name must be empty for the treasury, got %s", quote(c.Name))
-		}
-	default:
-		ck.failf("party must be 1 (customer), 2 (supplier) or 3 (treasury), got %d", c.Party)
-	}
-	ck.currency("currency", c.Currency)
-	if c.Party == PartySupplier && c.Currency == USD {
-		ck.failf("currency must be JOULE for a supplier, got USD")
-	}
-	ck.amount("amount", c.Amount)
-	ck.text("ref", c.Ref, RefBytesMax)
-	if res, ok := ck.result(); !ok {
-		return res
-	}
-	var from AccountID
-	switch c.Party {
-	case PartyCustomer:
-		id, ok := l.customerNames[c.Name]
-		if !ok {
-			return refuse(CodeNotFound, "customer %q not found", c.Name)
-		}
-		from = l.customers[id-1].account(c.Currency)
-	case PartySupplier:
-		id, ok := l.supplierNames[c.Name]
-		if !ok {
-			return refuse(CodeNotFound, "supplier %q not found", c.Name)
-		}
-		from = l.suppliers[id-1].joule
-	case PartyTreasury:
-		from = treasuryUSD
-		if c.Currency == JOULE {
-			from = treasuryJoule
-		}
-	}
-	if have := l.balance(from); have < c.Amount {
-		return refuse(CodeInsufficient, "account %q has %s, amount is %s",
-			l.accountNames[from-1], money(have, c.Currency), money(c.Amount, c.Currency))
-	}
-	to := externalUSD
-	if c.Currency == JOULE {
-		to = externalJoule
-	}
-	l.transfer(&Transfer{Debit: from, Credit: to, Amount: c.Amount, Reason: ReasonWithdraw, Ref: c.Ref})
 	return Result{}
 }
 

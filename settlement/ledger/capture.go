@@ -19,13 +19,24 @@ func (l *Ledger) Capture() *Capture {
 	return &Capture{frozen: Ledger{
 		now: l.now, policy: l.policy, entryCount: l.entryCount,
 		rates:        slices.Clip(l.rates),
+		inForce:      l.inForce,
+		pause:        l.pause,
+		pauseSince:   l.pauseSince,
+		override:     l.override,
+		convertNext:  l.convertNext,
 		accounts:     l.accounts.capture(),
 		accountNames: slices.Clip(l.accountNames),
 		customers:    slices.Clip(l.customers),
-		suppliers:    slices.Clip(l.suppliers),
+		suppliers:    slices.Clone(l.suppliers),
 		hosts:        slices.Clone(l.hosts),
 		leases:       l.leases.capture(),
 		leaseNames:   l.leaseNames.capture(),
+		withdrawals:  l.withdrawals.capture(),
+		corrections:  l.corrections.capture(),
+		unbondings:   l.unbondings.capture(),
+		fines:        l.fines.capture(),
+		offences:     l.offences.capture(),
+		marks:        slices.Clip(l.marks),
 		keys:         l.keys.capture(),
 	}}
 }
@@ -35,6 +46,11 @@ func (l *Ledger) Release(*Capture) {
 	l.accounts.release()
 	l.leases.release()
 	l.leaseNames.release()
+	l.withdrawals.release()
+	l.corrections.release()
+	l.unbondings.release()
+	l.fines.release()
+	l.offences.release()
 	l.keys.release()
 }
 

@@ -103,10 +103,6 @@ func (c *check) resources(r *Resources) {
 // money prints an amount of either currency exactly, with at least two
 // decimals and its unit.
 func money(v int64, cur Currency) string {
-	unit := " USD"
-	if cur == JOULE {
-		unit = " JOULE"
-	}
 	sign, u := "", uint64(v)
 	if v < 0 {
 		sign, u = "-", -u
@@ -116,7 +112,14 @@ func money(v int64, cur Currency) string {
 	for end > 2 && frac[end-1] == '0' {
 		end--
 	}
-	return sign + strconv.FormatUint(u/nano, 10) + "." + frac[:end] + unit
+	return sign + strconv.FormatUint(u/nano, 10) + "." + frac[:end] + " " + unit(cur)
+}
+
+func unit(cur Currency) string {
+	if cur == JOULE {
+		return "JOULE"
+	}
+	return "USD"
 }
 
 // span prints the length of a slice.

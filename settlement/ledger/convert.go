@@ -2,9 +2,8 @@ package ledger
 
 import "math"
 
-// convertMax bounds how many waiting leases one Mint or SetRate converts. The
-// lowest ids go first; the rest waits for the next such command, or for a
-// record of its own.
+// convertMax bounds how many waiting leases one command converts. The lowest
+// ids go first; a Tick goes on with the rest.
 const convertMax = 4096
 
 // charge moves what the lease owes out of its hold, as far as the hold goes,
@@ -12,7 +11,12 @@ const convertMax = 4096
 func (l *Ledger) charge(id LeaseID, le *LeaseRow) (charged NUSD) {
 	amount := min(le.owed(), le.HeldNUSD)
 	if le.PayIn == JOULE {
+		if l.pause != PauseNone {
+			l.deferCharge(id, le, amount)
+			return 0
+		}
 		amount = l.chargeJoule(id, le, amount)
+		l.undefer(id, le)
 	} else if amount > 0 || le.Unconverted > 0 {
 		l.chargeUSD(id, le, amount)
 	}
@@ -24,12 +28,13 @@ func (l *Ledger) charge(id LeaseID, le *LeaseRow) (charged NUSD) {
 }
 
 // chargeUSD converts the amount together with what is still waiting, or lets
-// all of it wait if the treasury has too little JOULE (rule M6).
+// all of it wait while the rate may not convert or the treasury has too little
+// JOULE (rule M6).
 func (l *Ledger) chargeUSD(id LeaseID, le *LeaseRow, amount NUSD) {
 	rate := l.rate()
 	total := le.Unconverted + amount
 	nj, rem, ok := gross(total, le.Carry, rate.NUSDPerJoule)
-	if !ok || int64(nj) > l.balance(treasuryJoule) {
+	if l.pause != PauseNone || !ok || int64(nj) > l.balance(treasuryJoule) {
 		if amount > 0 {
 			l.transfer(&Transfer{Debit: le.hold, Credit: accruedUSD, Amount: int64(amount), Reason: ReasonAccrue, Lease: id})
 			le.Unconverted = total
@@ -99,26 +104,82 @@ func (l *Ledger) pay(id LeaseID, le *LeaseRow, from AccountID, nj NJ, rate *Rate
 	}
 }
 
-// convertPending converts what waits, in the order of lease ids, until the
-// treasury has no JOULE left or convertMax leases were looked at. The last one
-// may convert in part.
-func (l *Ledger) convertPending() {
-	if len(l.rates) == 0 {
-		return
+// deferCharge lets a charge in JOULE wait for a rate (rule M6): it stays owed in
+// USD, and the hold stays where it is, beyond the lease's end if need be.
+func (l *Ledger) deferCharge(id LeaseID, le *LeaseRow, amount NUSD) {
+	if amount > 0 && !le.Deferred {
+		le.Deferred = true
+		l.deferred++
+		l.pending.add(uint64(id))
 	}
-	rate := l.rate()
-	id, ok := l.pending.next(0)
+}
+
+func (l *Ledger) undefer(id LeaseID, le *LeaseRow) {
+	if le.Deferred {
+		le.Deferred = false
+		l.deferred--
+		l.pending.remove(uint64(id))
+	}
+}
+
+// convertPending converts what waits, in the order of lease ids.
+func (l *Ledger) convertPending() {
+	l.convertNext = 1
+	l.convertOn()
+}
+
+// treasuryGained converts what waited for the treasury's JOULE.
+func (l *Ledger) treasuryGained() {
+	if l.pending.n > 0 {
+		l.convertPending()
+	}
+}
+
+// convertOn goes on with what waits, until nothing does, or convertMax leases
+// were looked at. The last one that the treasury's JOULE is enough for may
+// convert in part.
+func (l *Ledger) convertOn() {
+	id, ok := l.pending.next(uint64(l.convertNext))
+	l.convertNext = 0
+	if l.pause != PauseNone {
+		return // judgeRate begins anew when the pause ends
+	}
 	for range convertMax {
-		if !ok || l.balance(treasuryJoule) == 0 {
+		have := l.balance(treasuryJoule)
+		if !ok || have == 0 && l.deferred == 0 {
 			return
 		}
 		le := l.leases.edit(int(id))
-		if amount := min(le.Unconverted, affordable(NJ(l.balance(treasuryJoule)), le.Carry, rate.NUSDPerJoule)); amount > 0 {
-			nj, rem, _ := gross(amount, le.Carry, rate.NUSDPerJoule)
-			l.convertAccrued(LeaseID(id), le, amount, rate)
-			le.Carry = rem
-			l.pay(LeaseID(id), le, treasuryJoule, nj, rate)
+		if le.PayIn == JOULE {
+			l.settle(LeaseID(id), le)
+		} else {
+			l.convertWaiting(LeaseID(id), le, have)
 		}
 		id, ok = l.pending.next(id + 1)
+	}
+	if ok {
+		l.convertNext = LeaseID(id)
+	}
+}
+
+// convertWaiting converts as much of what waits as have buys.
+func (l *Ledger) convertWaiting(id LeaseID, le *LeaseRow, have int64) {
+	rate := l.rate()
+	amount := min(le.Unconverted, affordable(NJ(have), le.Carry, rate.NUSDPerJoule))
+	if amount <= 0 {
+		return
+	}
+	nj, rem, _ := gross(amount, le.Carry, rate.NUSDPerJoule)
+	l.convertAccrued(id, le, amount, rate)
+	le.Carry = rem
+	l.pay(id, le, treasuryJoule, nj, rate)
+}
+
+// settle makes up for a charge that was deferred.
+func (l *Ledger) settle(id LeaseID, le *LeaseRow) {
+	l.raise(id, le, le.owed())
+	l.charge(id, le)
+	if le.Reason != CloseNone {
+		l.release(id, le)
 	}
 }

@@ -84,7 +84,9 @@ func hashInput(cmd Command) (_ InputHash, ok bool) {
 		w.num(uint64(c.Reason))
 		w.num(uint64(c.Host))
 	default:
-		return InputHash{}, false
+		if !w.later(cmd) {
+			return InputHash{}, false
+		}
 	}
 	return sha256.Sum256(w), true
 }
@@ -161,6 +163,9 @@ func (l *Ledger) dispatch(cmd Command, input InputHash) Result {
 		return l.topUpLease(c)
 	case *CloseLease:
 		return l.closeLease(c)
+	}
+	if res, ok := l.dispatchLater(cmd); ok {
+		return res
 	}
 	panic(fmt.Sprintf("ledger: command %T hashed but not dispatched", cmd))
 }

@@ -274,9 +274,11 @@ func TestRestoreRefusesWhatNoLedgerCanBe(t *testing.T) {
 // the ledger says here what becomes of it.
 func TestCaptureKnowsEveryField(t *testing.T) {
 	followsFromTheRest := []string{"accountIndex", "customerNames", "namespaces", "supplierNames", "hostNames", "hostKeys",
-		"jobs", "jobIndex", "leaseIndex", "pending", "keyIndex", "entries", "records", "taken"}
+		"jobs", "jobIndex", "leaseIndex", "pending", "deferred", "keyIndex", "entries", "records", "taken",
+		"corrected", "offenceIndex", "evidenceUsed", "due"}
 	captured := []string{"now", "policy", "rates", "accounts", "accountNames", "customers", "suppliers", "hosts",
-		"leases", "leaseNames", "keys", "entryCount"}
+		"leases", "leaseNames", "keys", "entryCount", "inForce", "pause", "pauseSince", "override", "convertNext",
+		"withdrawals", "corrections", "unbondings", "fines", "offences", "marks"}
 	typ := reflect.TypeFor[Ledger]()
 	for i := range typ.NumField() {
 		name := typ.Field(i).Name

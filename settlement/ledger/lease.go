@@ -37,6 +37,7 @@ type LeaseRow struct {
 	Bounds         Bound
 	Known          Known // of the last record
 	ManyRates      bool  // converted at more than one rate
+	Deferred       bool  // a charge in JOULE waits for a rate (rule M6)
 
 	job      uint32
 	balance  AccountID // the customer's, in PayIn
@@ -56,8 +57,8 @@ type LeaseNames struct {
 const leaseEpoch = 1
 
 // openLease checks in this order: the fields; whether the lease exists
-// already; namespace, host, offer, rate; the job's max_price; its budget; the
-// funds for the first slice.
+// already; namespace, host, offer, rate; the job's max_price; the supplier's
+// stake; the job's budget; the funds for the first slice.
 func (l *Ledger) openLease(c *OpenLease, input InputHash) Result {
 	if res, ok := c.validate(); !ok {
 		return res
@@ -96,6 +97,13 @@ func (l *Ledger) openLease(c *OpenLease, input InputHash) Result {
 	if !ok {
 		return refuse(CodeOverflow, "the first %s slice of this task costs more than %s",
 			span(l.policy.SliceMs), money(math.MaxInt64, USD))
+	}
+	value, ok := hourly(c.Resources, &h.offer)
+	if !ok {
+		return refuse(CodeOverflow, "an hour of this task costs more than %s", money(math.MaxInt64, USD))
+	}
+	if res, ok := l.staked(h.supplier, value); !ok {
+		return res
 	}
 	row := LeaseRow{Host: hostID, Customer: cust, Opened: l.now, Prices: h.offer, Resources: c.Resources,
 		FeePPM: l.policy.FeePPM, SliceMs: l.policy.SliceMs, Slice: slice, Budget: c.Budget,
@@ -177,9 +185,14 @@ func (l *Ledger) addLease(row *LeaseRow, names *LeaseNames) LeaseID {
 	sums.held += le.HeldNUSD
 	if le.Reason == CloseNone {
 		h.openLeases++
+		value, _ := hourly(le.Resources, &le.Prices)
+		l.suppliers[h.supplier-1].exposure += value
 	}
-	if le.Unconverted > 0 {
+	if le.Unconverted > 0 || le.Deferred {
 		l.pending.add(uint64(id))
+	}
+	if le.Deferred {
+		l.deferred++
 	}
 	return id
 }
@@ -258,17 +271,31 @@ func (l *Ledger) closeLease(c *CloseLease) Result {
 	return Result{}
 }
 
-// end releases the rest of the hold and closes the lease.
+// end closes the lease, and releases the rest of the hold unless a charge
+// waits for a rate.
 func (l *Ledger) end(id LeaseID, le *LeaseRow, reason CloseReason) {
+	if !le.Deferred {
+		l.release(id, le)
+	}
+	le.Reason, le.Closed = reason, l.now
+	h := &l.hosts[le.Host-1]
+	h.openLeases--
+	value, _ := hourly(le.Resources, &le.Prices)
+	l.suppliers[h.supplier-1].exposure -= value
+	l.emit(EntryLeaseClosed).Fact = &LeaseClosed{ID: id, Reason: reason}
+	if reason == CloseHostLost {
+		l.offend(id, FineHostLost, Hash{})
+	}
+}
+
+// release gives the rest of the hold back.
+func (l *Ledger) release(id LeaseID, le *LeaseRow) {
 	if le.Hold > 0 {
 		l.transfer(&Transfer{Debit: le.hold, Credit: le.balance, Amount: le.Hold, Reason: ReasonRelease, Lease: id})
 		le.Hold = 0
 	}
 	l.jobs.edit(int(le.job)).held -= le.HeldNUSD
 	le.HeldNUSD = 0
-	le.Reason, le.Closed = reason, l.now
-	l.hosts[le.Host-1].openLeases--
-	l.emit(EntryLeaseClosed).Fact = &LeaseClosed{ID: id, Reason: reason}
 }
 
 // room is what the job may still set aside. Without a budget the bound is
@@ -293,7 +320,7 @@ func (l *Ledger) inPayIn(le *LeaseRow, amount NUSD) int64 {
 }
 
 // rate is the rate in force; a lease is only opened when there is one.
-func (l *Ledger) rate() *Rate { return &l.rates[len(l.rates)-1] }
+func (l *Ledger) rate() *Rate { return &l.rates[l.inForce-1] }
 
 // raise sets money aside for the lease until its hold covers want, or as much
 // of it as the budget and the balance allow.

@@ -11,6 +11,12 @@ type Ledger struct {
 	policy Policy
 	rates  []Rate // rates[i] has ID i+1
 
+	inForce     RateID // the newest that ever was free to convert; 0: no rate yet
+	pause       PauseReason
+	pauseSince  Time
+	override    override
+	convertNext LeaseID // where the Tick goes on converting; 0: nowhere
+
 	accounts     slab[account]
 	accountNames []string // by id, from 1
 	accountIndex map[accountKey]AccountID
@@ -30,7 +36,20 @@ type Ledger struct {
 	leases     slab[LeaseRow]
 	leaseNames slab[LeaseNames]
 	leaseIndex map[leaseKey]LeaseID
-	pending    idSet // leases with Unconverted > 0
+	pending    idSet // leases with Unconverted > 0 or Deferred
+	deferred   int   // of them, leases with Deferred
+
+	withdrawals slab[Withdrawal]
+	corrections slab[Correction]
+	corrected   map[LeaseID]corrected // what corrections sum up to
+
+	unbondings   slab[Unbonding]
+	fines        slab[Fine]
+	offences     slab[Offence]
+	offenceIndex map[offenceKey]int
+	evidenceUsed map[uint64]FineID // by entry
+	due          dueHeap
+	marks        []Mark
 
 	keys     slab[keyRow]
 	keyIndex map[string]int
@@ -61,8 +80,14 @@ type customer struct {
 }
 
 type supplier struct {
-	name  string
-	joule AccountID
+	name      string
+	joule     AccountID
+	stake     AccountID // 0: not opened yet
+	unbonding AccountID // 0: not opened yet
+	hosts     uint32
+	exposure  NUSD          // an hour's value of its open leases
+	open      []UnbondingID // that have not matured
+	fines     []FineID      // that were issued
 }
 
 type host struct {
@@ -113,7 +138,16 @@ var systemAccounts = [...]AccountOpened{
 func mayOverdraw(id AccountID) bool { return id == externalUSD || id == issuance }
 
 // policyDefault is in force until the first SetPolicy.
-var policyDefault = Policy{FeePPM: 0, SliceMs: 60_000}
+var policyDefault = Policy{
+	FeePPM: 0, SliceMs: 60_000,
+	Guard: RateGuard{MaxAgeMs: 6 * 60_000, DeviationPPM: 15_000, WindowMs: 30 * 60_000},
+	Stake: StakePolicy{UnbondMs: 21 * dayMs}, // no stake is asked
+	Fines: FineSchedule{AppealMs: 7 * dayMs, RepeatMs: 30 * dayMs, DayCapPPM: 500_000, Rules: []FineRule{
+		{Reason: FineEquivocation, SharePPM: 200_000, RepeatPPM: 2_000_000, RemedyMs: hourMs},
+		{Reason: FineHostLost, SharePPM: 20_000, Grace: 2, RepeatPPM: 1_500_000, RemedyMs: hourMs},
+		{Reason: FineBreach, SharePPM: 100_000, RepeatPPM: 2_000_000, RemedyMs: hourMs},
+	}},
+}
 
 // New returns an empty ledger.
 func New() *Ledger {
@@ -135,6 +169,9 @@ func empty() *Ledger {
 		hostKeys:      make(map[[32]byte]HostID),
 		jobIndex:      make(map[jobKey]int),
 		leaseIndex:    make(map[leaseKey]LeaseID),
+		corrected:     make(map[LeaseID]corrected),
+		offenceIndex:  make(map[offenceKey]int),
+		evidenceUsed:  make(map[uint64]FineID),
 		keyIndex:      make(map[string]int),
 	}
 }
@@ -145,8 +182,11 @@ func empty() *Ledger {
 // after TakeEntries; everything else in the result is the caller's.
 func (l *Ledger) Apply(now Time, env *Envelope) Result {
 	l.begin(now)
-	if batch, ok := env.Command.(*UsageBatch); ok {
-		return l.usageBatch(env.Key, batch)
+	switch c := env.Command.(type) {
+	case *UsageBatch:
+		return l.usageBatch(env.Key, c)
+	case *Tick:
+		return l.tick(env.Key)
 	}
 	return l.applyKeyed(env)
 }
@@ -163,6 +203,8 @@ func (l *Ledger) begin(now Time) {
 			l.emit(EntryAccount).Fact = &opened
 		}
 	}
+	l.mark()
+	l.judgeRate()
 }
 
 // TakeEntries returns the entries made since the last call. The slice is valid

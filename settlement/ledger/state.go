@@ -21,6 +21,20 @@ type State struct {
 	Customers  []Customer
 	Suppliers  []Supplier
 	Hosts      []Host // without OpenLeases
+
+	InForce       RateID
+	Paused        PauseReason
+	PausedSince   Time
+	OverrideRate  RateID // 0: none
+	OverrideUntil Time
+	ConvertNext   LeaseID // where a Tick goes on converting; 0: nowhere
+	Withdrawals   []Withdrawal
+	Corrections   []Correction
+	Unbondings    []Unbonding
+	Fines         []Fine
+	Offences      []Offence // without Fine
+	Marks         []Mark
+
 	LeaseCount uint64
 	Leases     iter.Seq2[*LeaseRow, *LeaseNames]
 	KeyCount   uint64
@@ -60,6 +74,7 @@ func (l *Ledger) State() *State {
 		h.OpenLeases = 0
 		st.Hosts = append(st.Hosts, h)
 	}
+	l.stateOfTables(st)
 	st.Leases = func(yield func(*LeaseRow, *LeaseNames) bool) {
 		for id, le := range l.leases.all() {
 			if !yield(le, l.leaseNames.get(id)) {
@@ -82,15 +97,15 @@ func (l *Ledger) State() *State {
 func FromState(st *State) (*Ledger, error) {
 	l := empty()
 	l.now, l.entryCount, l.policy = st.Now, st.EntryCount, st.Policy
-	if st.Now < 0 || st.Policy.FeePPM > FeePPMMax || st.Policy.SliceMs == 0 || st.Policy.SliceMs > SliceMsMax {
-		return nil, fmt.Errorf("restore ledger: now %d, policy %+v out of range", st.Now, st.Policy)
+	if st.Now < 0 {
+		return nil, fmt.Errorf("restore ledger: now is %d", st.Now)
 	}
-	for i, r := range st.Rates {
-		if r.ID != RateID(i+1) || r.NUSDPerJoule <= 0 {
-			return nil, fmt.Errorf("restore rate %d: %+v", i+1, r)
-		}
+	if err := st.Policy.validate(); err != nil {
+		return nil, fmt.Errorf("restore policy: %w", err)
 	}
-	l.rates = append(l.rates, st.Rates...)
+	if err := l.restoreRates(st); err != nil {
+		return nil, err
+	}
 	if err := l.restoreAccounts(st.Accounts); err != nil {
 		return nil, err
 	}
@@ -104,6 +119,9 @@ func FromState(st *State) (*Ledger, error) {
 	}
 	if got := uint64(l.leases.len()); got != st.LeaseCount {
 		return nil, fmt.Errorf("restore leases: got %d, want %d", got, st.LeaseCount)
+	}
+	if err := l.restoreTables(st); err != nil {
+		return nil, err
 	}
 	for k := range st.Keys {
 		if _, ok := l.keyIndex[k.Key]; ok || k.Key == "" || len(k.Key) > KeyBytesMax {
@@ -158,7 +176,8 @@ func (l *Ledger) restoreParties(st *State) error {
 		if _, dup := l.supplierNames[s.Name]; dup || s.ID != SupplierID(i+1) {
 			return fmt.Errorf("restore supplier %d: %+v", i+1, s)
 		}
-		l.addSupplier(supplier{name: s.Name, joule: account("supplier/"+s.Name, JOULE)})
+		l.addSupplier(supplier{name: s.Name, joule: account("supplier/"+s.Name, JOULE),
+			stake: l.accountIndex[accountKey{"stake/" + s.Name, JOULE}], unbonding: l.accountIndex[accountKey{"unbonding/" + s.Name, JOULE}]})
 	}
 	for i, h := range st.Hosts {
 		_, dup := l.hostNames[h.Name]
@@ -184,7 +203,7 @@ func (l *Ledger) restoreLease(le *LeaseRow, names *LeaseNames) error {
 		return fmt.Errorf("host %d: not there", le.Host)
 	case len(l.rates) == 0 || le.LastRate > RateID(len(l.rates)):
 		return fmt.Errorf("rate %d: not there", le.LastRate)
-	case le.PayIn != USD && le.PayIn != JOULE:
+	case le.PayIn != USD && le.PayIn != JOULE, le.Deferred && le.PayIn != JOULE:
 		return fmt.Errorf("currency %d", le.PayIn)
 	case !le.Prices.valid() || le.Resources.MilliCores > LeaseMilliCoresMax || le.Resources.MemoryMiB > LeaseMemoryMiBMax ||
 		le.Resources.GPUs > LeaseGPUsMax || le.SliceMs == 0 || le.SliceMs > SliceMsMax || le.FeePPM > FeePPMMax || le.Budget < 0:
@@ -197,6 +216,10 @@ func (l *Ledger) restoreLease(le *LeaseRow, names *LeaseNames) error {
 	slice, ok := sliceCost(le.SliceMs, le.Resources, &le.Prices)
 	if !ok {
 		return fmt.Errorf("slice of %+v leaves int64", *le)
+	}
+	value, ok := hourly(le.Resources, &le.Prices)
+	if sup := l.hosts[le.Host-1].supplier; !ok || le.Reason == CloseNone && value > math.MaxInt64-l.suppliers[sup-1].exposure {
+		return fmt.Errorf("an hour of %+v leaves int64", *le)
 	}
 	row := *le
 	row.Slice = slice

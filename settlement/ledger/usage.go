@@ -70,6 +70,9 @@ func (l *Ledger) record(host HostID, r *Record) RecordResult {
 	case RecordAccepted, RecordRepeat, RecordOld:
 	default:
 		l.emit(EntryRecordRefused).Fact = &RecordRefused{Host: host, Status: res.Status, Record: *r}
+		if res.Status == RecordEquivocation {
+			l.offend(r.Lease, FineEquivocation, r.Hash)
+		}
 	}
 	return res
 }
@@ -156,10 +159,17 @@ func (l *Ledger) accept(r *Record, le *LeaseRow) (charged NUSD) {
 			reason = le.Stop
 		}
 		l.end(id, le, reason)
-	case le.owed() > 0 || !l.covers(le, int64(le.Slice)):
+	case !l.goesOn(le):
 		le.Stop = CloseFunds // a stop once asked for stands, whatever comes in later
 	}
 	return charged
+}
+
+// goesOn says whether the task may run on: what it used is charged, or can be
+// once there is a rate again, and the next slice is covered.
+func (l *Ledger) goesOn(le *LeaseRow) bool {
+	owed := le.owed()
+	return (owed == 0 || le.Deferred) && l.covers(le, addSat(int64(owed), int64(le.Slice)))
 }
 
 // covers says whether the hold is good for an amount of USD.

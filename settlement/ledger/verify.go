@@ -19,7 +19,7 @@ func (l *Ledger) Verify() error {
 	budgets := make([]NUSD, l.jobs.len()+1) // the largest of the job's; -1: a lease has none
 	open := make([]uint32, len(l.hosts)+1)
 	var accrued NUSD
-	waiting := 0
+	waiting, deferred := 0, 0
 	for i, le := range l.leases.all() {
 		id := LeaseID(i)
 		if err := l.verifyLease(id, le); err != nil {
@@ -35,8 +35,11 @@ func (l *Ledger) Verify() error {
 			*b = max(*b, le.Budget)
 		}
 		accrued += le.Unconverted
-		if le.Unconverted > 0 {
+		if le.Unconverted > 0 || le.Deferred {
 			waiting++
+		}
+		if le.Deferred {
+			deferred++
 		}
 		if le.Reason == CloseNone {
 			open[le.Host]++
@@ -49,6 +52,9 @@ func (l *Ledger) Verify() error {
 			}
 		}
 	}
+	if deferred != l.deferred {
+		return fmt.Errorf("verify deferred charges: %d, its leases have %d", l.deferred, deferred)
+	}
 	if got := l.balance(accruedUSD); got != int64(accrued) || waiting != l.pending.n {
 		return fmt.Errorf("verify accrued: balance %d of %d leases, want %d of %d", got, l.pending.n, accrued, waiting)
 	}
@@ -58,6 +64,24 @@ func (l *Ledger) Verify() error {
 		}
 		if b := budgets[i]; b > 0 && j.charged+j.held > b {
 			return fmt.Errorf("verify job %d: charged %d and held %d exceed the budget %d", i, j.charged, j.held, b)
+		}
+	}
+	if err := l.verifyTables(); err != nil {
+		return err
+	}
+	exposure, hosts := make([]NUSD, len(l.suppliers)+1), make([]uint32, len(l.suppliers)+1)
+	for i := range l.hosts {
+		hosts[l.hosts[i].supplier]++
+	}
+	for _, le := range l.leases.all() {
+		if le.Reason == CloseNone {
+			value, _ := hourly(le.Resources, &le.Prices)
+			exposure[l.hosts[le.Host-1].supplier] += value
+		}
+	}
+	for i := range l.suppliers {
+		if s := &l.suppliers[i]; s.hosts != hosts[i+1] || s.exposure != exposure[i+1] {
+			return fmt.Errorf("verify supplier %q: %d hosts and an exposure of %d, want %d and %d", s.name, s.hosts, s.exposure, hosts[i+1], exposure[i+1])
 		}
 	}
 	for i := range l.hosts {
@@ -102,11 +126,13 @@ func (l *Ledger) verifyLease(id LeaseID, le *LeaseRow) error {
 		return fmt.Errorf("hold %d counts for %d", le.Hold, le.HeldNUSD)
 	case min(le.Hold, int64(le.HeldNUSD), int64(le.Unconverted), int64(le.Paid), int64(le.Fee)) < 0:
 		return fmt.Errorf("negative amount in %+v", *le)
-	case le.Reason != CloseNone && (le.Hold != 0 || le.HeldNUSD != 0):
+	case le.Deferred && (le.PayIn != JOULE || le.Charged >= full):
+		return fmt.Errorf("deferred in currency %d, charged %d of a cost of %d", le.PayIn, le.Charged, full)
+	case le.Reason != CloseNone && !le.Deferred && (le.Hold != 0 || le.HeldNUSD != 0):
 		return fmt.Errorf("closed with %d held", le.Hold)
 	case le.PayIn == JOULE && le.Unconverted != 0 || le.Unconverted > le.Charged:
 		return fmt.Errorf("%d of %d unconverted", le.Unconverted, le.Charged)
-	case l.pending.has(uint64(id)) != (le.Unconverted > 0):
+	case l.pending.has(uint64(id)) != (le.Unconverted > 0 || le.Deferred):
 		return fmt.Errorf("waiting %v with %d unconverted", l.pending.has(uint64(id)), le.Unconverted)
 	case le.Fee != feeOf(le.Paid+le.Fee, le.FeePPM):
 		return fmt.Errorf("fee %d of a gross of %d at %d ppm", le.Fee, le.Paid+le.Fee, le.FeePPM)

@@ -99,13 +99,14 @@ type Lease struct {
 // Now returns the time of the last command.
 func (l *Ledger) Now() Time { return l.now }
 
-// Rate returns the rate in force; false if none was ever set.
-func (l *Ledger) Rate() (Rate, bool) { return l.RateByID(RateID(len(l.rates))) }
+// Rate returns the rate in force, which conversion may pause at (see
+// RateState); false if none was ever set.
+func (l *Ledger) Rate() (Rate, bool) { return l.RateByID(l.inForce) }
 
 // RateByID returns a rate.
 func (l *Ledger) RateByID(id RateID) (Rate, bool) { return row(l.rates, id) }
 
-// Policy returns the parameters in force.
+// Policy returns the parameters in force. Its rules may not be changed.
 func (l *Ledger) Policy() Policy { return l.policy }
 
 // AccountCount returns how many accounts there are; ids run from 1 to it.

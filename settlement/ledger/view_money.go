@@ -14,9 +14,9 @@ type WithdrawalState uint8
 
 // The states of a withdrawal.
 const (
-	WithdrawalRequestedState WithdrawalState = 1
-	WithdrawalConfirmed      WithdrawalState = 2
-	WithdrawalFailed         WithdrawalState = 3
+	WithdrawalOpen      WithdrawalState = 1
+	WithdrawalConfirmed WithdrawalState = 2
+	WithdrawalFailed    WithdrawalState = 3
 )
 
 // Withdrawal is a withdrawal in two phases.
@@ -101,14 +101,15 @@ type Fine struct {
 	Case     FineCase
 	Plan     FinePlan // as issued; of a proposal only who and why
 	Opened   Time     // proposed, or issued without a proposal
-	Issued   Time     // 0 while proposed
-	Ends     Time     // when it becomes final, or a proposal lapses
-	Proposed string   // by this operator; "" for the ledger's own evidence
+	Issued   Time
+	Ends     Time   // when it becomes final, or a proposal lapses
+	Proposed string // by this operator; "" for the ledger's own evidence
 	Approved string
 	Why      string
 	Appeal   string // why it is appealed
 	By       string // who voided it
 	ByWhy    string
+	Parts    []UnbondingPart // of Plan.FromUnbonding
 }
 
 // Offence is the ledger's own evidence for a fine.

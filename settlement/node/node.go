@@ -100,6 +100,7 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 	}
 	n.closing, n.stop = context.WithCancel(context.Background())
 	n.done.Go(func() { n.gather(n.closing) })
+	n.done.Go(func() { n.runTicks(n.closing) })
 	return n, nil
 }
 

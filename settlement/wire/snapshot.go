@@ -14,12 +14,13 @@ import (
 )
 
 // A snapshot is its magic, its version, and frames: the head, one per row of
-// the state in the order of ledger.State, the owner's extra bytes in chunks,
+// the state in the order of ledger.State (version 1, of before the first
+// release, had fewer tables), the owner's extra bytes in chunks,
 // an empty frame, then the SHA-256 of all before it. A frame is its length
 // (uint32) and its bytes.
 const (
 	snapshotMagic   = "JOULESNP"
-	snapshotVersion = 1
+	snapshotVersion = 2
 	frameMax        = 64 << 10
 )
 
@@ -56,6 +57,7 @@ func WriteState(w io.Writer, st *ledger.State, extra []byte) error {
 	for i := range st.Hosts {
 		s.frame(appendHost(s.buf[:0], &st.Hosts[i]))
 	}
+	s.tables(st)
 	for row, names := range st.Leases {
 		s.frame(appendLease(s.buf[:0], row, names))
 	}
@@ -179,6 +181,7 @@ func (s *snapshotReader) read() (*ledger.Ledger, []byte, error) {
 	readRows(s, "customers", h.customers, &st.Customers, (*decoder).customer)
 	readRows(s, "suppliers", h.suppliers, &st.Suppliers, (*decoder).supplier)
 	readRows(s, "hosts", h.hosts, &st.Hosts, (*decoder).host)
+	s.tables(&h.tables, st)
 	if s.err != nil {
 		return nil, nil, s.err
 	}

@@ -5,13 +5,14 @@ import "github.com/joulecloud/joule/settlement/ledger"
 // snapshotHead counts the rows that follow.
 type snapshotHead struct {
 	rates, accounts, customers, suppliers, hosts, extra uint64
+	tables                                              snapshotTables
 }
 
 func appendHead(dst []byte, st *ledger.State, extra uint64) []byte {
 	dst = appendI64(dst, int64(st.Now))
 	dst = appendU64(dst, st.EntryCount)
-	dst = appendU32(dst, st.Policy.FeePPM)
-	dst = appendU32(dst, st.Policy.SliceMs)
+	dst = appendPolicy(dst, &st.Policy)
+	dst = appendGuarded(dst, st)
 	for _, n := range []uint64{uint64(len(st.Rates)), uint64(len(st.Accounts)), uint64(len(st.Customers)),
 		uint64(len(st.Suppliers)), uint64(len(st.Hosts)), st.LeaseCount, st.KeyCount, extra} {
 		dst = appendU64(dst, n)
@@ -22,7 +23,8 @@ func appendHead(dst []byte, st *ledger.State, extra uint64) []byte {
 func (d *decoder) head(st *ledger.State) (h snapshotHead) {
 	st.Now = ledger.Time(d.i64("now"))
 	st.EntryCount = d.u64("entry_count")
-	st.Policy = ledger.Policy{FeePPM: d.u32("fee_ppm"), SliceMs: d.u32("slice_ms")}
+	st.Policy = d.policy()
+	h.tables = d.guarded(st)
 	h.rates = d.u64("rates")
 	h.accounts = d.u64("accounts")
 	h.customers = d.u64("customers")
@@ -37,13 +39,19 @@ func (d *decoder) head(st *ledger.State) (h snapshotHead) {
 func appendRate(dst []byte, r *ledger.Rate) []byte {
 	dst = appendU32(dst, uint32(r.ID))
 	dst = appendI64(dst, int64(r.NUSDPerJoule))
-	return appendI64(dst, int64(r.Set))
+	dst = appendI64(dst, int64(r.Set))
+	dst = appendBool(dst, r.Proposed)
+	dst = appendBool(dst, r.Doubtful)
+	return appendI64(dst, int64(r.Average))
 }
 
 func (d *decoder) rate(r *ledger.Rate) {
 	r.ID = ledger.RateID(d.u32("id"))
 	r.NUSDPerJoule = ledger.NUSD(d.i64("nusd_per_joule"))
 	r.Set = ledger.Time(d.i64("set"))
+	r.Proposed = d.bool("proposed")
+	r.Doubtful = d.bool("doubtful")
+	r.Average = ledger.NUSD(d.i64("average"))
 }
 
 func appendAccount(dst []byte, a *ledger.Account) []byte {
@@ -128,7 +136,8 @@ func appendLease(dst []byte, r *ledger.LeaseRow, n *ledger.LeaseNames) []byte {
 	dst = appendU32(dst, uint32(r.LastRate))
 	dst = appendU32(dst, uint32(r.Quality))
 	dst = append(dst, byte(r.PayIn), byte(r.Reason), byte(r.Stop), byte(r.Bounds), byte(r.Known))
-	return appendBool(dst, r.ManyRates)
+	dst = appendBool(dst, r.ManyRates)
+	return appendBool(dst, r.Deferred)
 }
 
 func (d *decoder) lease(r *ledger.LeaseRow, n *ledger.LeaseNames) {
@@ -169,6 +178,7 @@ func (d *decoder) lease(r *ledger.LeaseRow, n *ledger.LeaseNames) {
 	r.Bounds = ledger.Bound(d.u8("bounds"))
 	r.Known = ledger.Known(d.u8("known"))
 	r.ManyRates = d.bool("many_rates")
+	r.Deferred = d.bool("deferred")
 }
 
 func appendKey(dst []byte, k *ledger.KeyState) []byte {

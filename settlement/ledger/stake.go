@@ -1,0 +1,183 @@
+package ledger
+
+import (
+	"math"
+	"slices"
+)
+
+// hourMs is the time that a lease's value is reckoned over.
+const hourMs = 3_600_000
+
+// hourly is what a lease can cost in an hour; ok is false if that leaves int64.
+func hourly(r Resources, p *Prices) (NUSD, bool) { return sliceCost(hourMs, r, p) }
+
+// required is the stake that hosts and an exposure ask (rule F1), MaxInt64 if
+// that is less. There is a rate wherever there is an exposure.
+func (l *Ledger) required(hosts uint32, exposure NUSD) NJ {
+	p := &l.policy.Stake
+	base := u128{}.addMul(uint64(p.BasePerHost), uint64(hosts)).divSat(1)
+	if p.FactorPPM == 0 || exposure == 0 {
+		return NJ(base)
+	}
+	value := u128{}.addMul(uint64(exposure), uint64(p.FactorPPM)).add(1_000_000 - 1).divSat(1_000_000)
+	return NJ(addSat(base, jouleFor(NUSD(value), 0, l.rate().NUSDPerJoule)))
+}
+
+// staked says whether the supplier may take on a lease of this hourly value
+// (rule F1).
+func (l *Ledger) staked(id SupplierID, value NUSD) (Result, bool) {
+	s := &l.suppliers[id-1]
+	if value > math.MaxInt64-s.exposure {
+		return refuse(CodeOverflow, "the leases of supplier %q are worth more than %s an hour", s.name, money(math.MaxInt64, USD)), false
+	}
+	need, have := l.required(s.hosts, s.exposure+value), l.bonded(s)
+	if have < need {
+		return refuse(CodeStake, "supplier %q has %s at stake, %s are asked for its %d hosts and leases worth %s an hour with this one",
+			s.name, money(int64(have), JOULE), money(int64(need), JOULE), s.hosts, money(int64(s.exposure+value), USD)), false
+	}
+	return Result{}, true
+}
+
+func (l *Ledger) bonded(s *supplier) NJ { return l.balanceOr0(s.stake) }
+
+// balanceOr0 is the balance of an account that may not have been opened.
+func (l *Ledger) balanceOr0(id AccountID) NJ {
+	if id == 0 {
+		return 0
+	}
+	return NJ(l.balance(id))
+}
+
+// stakeAccount returns the supplier's account for stake, which it opens if
+// need be.
+func (l *Ledger) stakeAccount(s *supplier) AccountID {
+	if s.stake == 0 {
+		s.stake = l.openAccount("stake/"+s.name, JOULE)
+	}
+	return s.stake
+}
+
+func (l *Ledger) unbondingAccount(s *supplier) AccountID {
+	if s.unbonding == 0 {
+		s.unbonding = l.openAccount("unbonding/"+s.name, JOULE)
+	}
+	return s.unbonding
+}
+
+func (l *Ledger) setStakePolicy(c *SetStakePolicy) Result {
+	if res, ok := c.StakePolicy.validate(); !ok {
+		return res
+	}
+	l.policy.Stake = c.StakePolicy
+	l.emit(EntryStakePolicy).Fact = &StakePolicySet{StakePolicy: c.StakePolicy}
+	return Result{}
+}
+
+func (p *StakePolicy) validate() (Result, bool) {
+	var ck check
+	if p.BasePerHost < 0 || p.BasePerHost > JouleSupplyMax {
+		ck.failf("base_per_host must be 0 to %d nJ, got %d", JouleSupplyMax, p.BasePerHost)
+	}
+	ck.within("unbond_ms", p.UnbondMs, markMs, WindowMsMax)
+	return ck.result()
+}
+
+func (l *Ledger) bond(c *Bond) Result {
+	var ck check
+	ck.name("supplier", c.Supplier)
+	ck.amount("amount", int64(c.Amount))
+	switch c.From {
+	case BondEarnings:
+		if c.Ref != "" {
+			ck.failf("ref must be empty for a bond from earnings, got %s", quote(c.Ref))
+		}
+	case BondDeposit:
+		ck.text("ref", c.Ref, RefBytesMax)
+	default:
+		ck.failf("from must be 1 (earnings) or 2 (deposit), got %d", c.From)
+	}
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	id, ok := l.supplierNames[c.Supplier]
+	if !ok {
+		return refuse(CodeNotFound, "supplier %q not found", c.Supplier)
+	}
+	s := &l.suppliers[id-1]
+	t := Transfer{Debit: s.joule, Amount: int64(c.Amount), Reason: ReasonBond, Ref: c.Ref}
+	if c.From == BondDeposit {
+		t.Debit = externalJoule
+		if out := l.balance(externalJoule); t.Amount > out {
+			return refuse(CodeInsufficient, "amount is %s, but only %s that was withdrawn can come back",
+				money(t.Amount, JOULE), money(out, JOULE))
+		}
+	} else if have := l.balance(s.joule); t.Amount > have {
+		return refuse(CodeInsufficient, "supplier %q has %s, amount is %s", c.Supplier, money(have, JOULE), money(t.Amount, JOULE))
+	}
+	t.Credit = l.stakeAccount(s)
+	l.transfer(&t)
+	return Result{}
+}
+
+func (l *Ledger) unbond(c *Unbond) Result {
+	var ck check
+	ck.name("supplier", c.Supplier)
+	ck.amount("amount", int64(c.Amount))
+	if res, ok := ck.result(); !ok {
+		return res
+	}
+	sup, ok := l.supplierNames[c.Supplier]
+	if !ok {
+		return refuse(CodeNotFound, "supplier %q not found", c.Supplier)
+	}
+	s := &l.suppliers[sup-1]
+	if have := l.bonded(s); have < c.Amount {
+		return refuse(CodeInsufficient, "supplier %q has %s at stake, amount is %s",
+			c.Supplier, money(int64(have), JOULE), money(int64(c.Amount), JOULE))
+	}
+	to := l.unbondingAccount(s)
+	i, row := l.unbondings.add()
+	id := UnbondingID(i)
+	*row = Unbonding{ID: id, Supplier: sup, Amount: c.Amount, Started: l.now, Matures: later(l.now, l.policy.Stake.UnbondMs)}
+	l.linkUnbonding(row)
+	l.emit(EntryUnbonding).Fact = &UnbondingStarted{ID: id, Supplier: sup, Amount: c.Amount, Matures: row.Matures}
+	l.transfer(&Transfer{Debit: s.stake, Credit: to, Amount: int64(c.Amount), Reason: ReasonUnbond, Ref: ref("unbonding", id)})
+	return Result{ID: uint64(id)}
+}
+
+// linkUnbonding puts an open unbonding on its supplier's list and among what
+// falls due.
+func (l *Ledger) linkUnbonding(u *Unbonding) {
+	s := &l.suppliers[u.Supplier-1]
+	s.open = append(s.open, u.ID)
+	l.due.push(dueItem{at: u.Matures, kind: dueUnbonding, id: uint32(u.ID)})
+}
+
+// matureUnbonding gives back what fines have left of an unbonding.
+func (l *Ledger) matureUnbonding(id UnbondingID) {
+	u := l.unbondings.edit(int(id))
+	s := &l.suppliers[u.Supplier-1]
+	u.Ended = true
+	i := slices.Index(s.open, id)
+	s.open = slices.Concat(s.open[:i], s.open[i+1:])
+	l.emit(EntryUnbondingEnded).Fact = &UnbondingEnded{ID: id, Amount: u.Amount}
+	if u.Amount > 0 {
+		l.transfer(&Transfer{Debit: s.unbonding, Credit: s.joule, Amount: int64(u.Amount), Reason: ReasonUnbonded, Ref: ref("unbonding", id)})
+	}
+}
+
+// Stake returns what a supplier has at stake and what is asked of it now.
+func (l *Ledger) Stake(id SupplierID) (Stake, bool) {
+	s, ok := row(l.suppliers, id)
+	if !ok {
+		return Stake{}, false
+	}
+	return Stake{Supplier: id, Bonded: l.bonded(&s), Unbonding: l.balanceOr0(s.unbonding),
+		Required: l.required(s.hosts, s.exposure), Hosts: s.hosts, Exposure: s.exposure}, true
+}
+
+// UnbondingCount returns how many unbondings there are; ids run from 1 to it.
+func (l *Ledger) UnbondingCount() UnbondingID { return UnbondingID(l.unbondings.len()) }
+
+// Unbonding returns an unbonding.
+func (l *Ledger) Unbonding(id UnbondingID) (Unbonding, bool) { return rowOf(&l.unbondings, id) }
