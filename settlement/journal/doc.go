@@ -13,5 +13,13 @@
 // Sync (a crash leaves such tails): those blocks are applied and appended
 // again. Damage before it is an error that names file and offset.
 //
+// The index of the last segment is in memory; that of a full one is in a file
+// journal-<first block>.jx beside it, with a checksum on each page, so that
+// memory doesn't grow with the history and a start reads one segment only. It
+// is no more than a copy: a missing or damaged index is made again from its
+// segment. It also has what each account's balance changed by, block by block,
+// and the entries of leases condensed, so that balances at a time and bills are
+// answered without reading the blocks.
+//
 // Nothing here is read by the state machine.
 package journal

@@ -1,126 +1,330 @@
 package journal
 
 import (
-	"encoding/binary"
-	"iter"
+	"context"
+	"errors"
+	"fmt"
+	"sort"
 
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/wire"
 )
 
-// index finds blocks: by sequence, by what their entries are about, by the
-// entries' own sequence.
-type index struct {
-	blocks   []place // of block i+1
-	leases   map[ledger.LeaseID]*posting
-	accounts map[ledger.AccountID]*posting
-	names    map[ledger.AccountID]ledger.AccountOpened
-	entries  uint64 // sequence of the last entry
-}
-
-// place is where a block's frame stands.
-type place struct {
-	segment uint32
-	offset  uint32
-	before  uint64 // sequence of the last entry before the block
-}
-
-// posting is a growing list of block sequences, as varints of the differences:
-// mostly one byte each.
-type posting struct {
-	last   uint64
-	deltas []byte
-}
-
-func newIndex() index {
-	return index{
-		leases:   make(map[ledger.LeaseID]*posting),
-		accounts: make(map[ledger.AccountID]*posting),
-		names:    make(map[ledger.AccountID]ledger.AccountOpened),
+// load finds the segments with their indexes, reads the last segment (and those
+// whose index is missing or doesn't fit) and cuts a torn tail off.
+func (j *Journal) load() error {
+	synced, err := readSynced(j.fs, j.dir)
+	if err != nil {
+		return err
 	}
-}
-
-func (x *index) add(b *wire.Block, segment int, offset int64) {
-	x.blocks = append(x.blocks, place{segment: uint32(segment), offset: uint32(offset), before: x.entries})
-	for i := range b.Entries {
-		e := &b.Entries[i]
-		x.entries = e.Seq
-		if id := leaseOf(e); id != 0 {
-			post(x.leases, id, b.Seq)
+	if j.segs, err = segments(j.fs, j.dir); err != nil {
+		return err
+	}
+	s := scanner{fs: j.fs, synced: synced}
+	for i := range j.segs {
+		seg, final := &j.segs[i], i == len(j.segs)-1
+		if i > 0 {
+			prev := &j.segs[i-1]
+			seg.before = prev.before + prev.entries()
 		}
-		switch e.Kind {
-		case ledger.EntryTransfer:
-			post(x.accounts, e.Transfer.Debit, b.Seq)
-			post(x.accounts, e.Transfer.Credit, b.Seq)
-		case ledger.EntryAccount:
-			if a, ok := e.Fact.(*ledger.AccountOpened); ok {
-				post(x.accounts, a.ID, b.Seq)
-				x.names[a.ID] = *a
+		if !final {
+			ok, err := s.indexed(seg)
+			if err != nil {
+				return err
+			}
+			if ok {
+				continue
+			}
+		}
+		m, torn, err := s.index(*seg, final)
+		switch {
+		case err != nil:
+			return err
+		case torn != nil:
+			seg.part = m
+			if err := j.cut(torn); err != nil {
+				return err
+			}
+		case final:
+			seg.part = m
+		default:
+			meta := indexMeta{first: seg.first, size: s.end, blocks: uint32(len(m.blocks)), entries: m.entries, digest: s.digest}
+			if seg.part, err = storeIndex(j.fs, j.dir, seg.path, meta, m); err != nil {
+				return err
 			}
 		}
 	}
+	if s.last < synced {
+		return &CorruptError{Offset: s.end, File: s.file,
+			Reason: fmt.Sprintf("the journal ends at block %d, but had block %d on disk", s.last, synced)}
+	}
+	j.seq, j.digest = s.last, s.digest
+	return j.loadTail()
 }
 
-func post[K comparable](m map[K]*posting, key K, seq uint64) {
-	p := m[key]
-	if p == nil {
-		p = new(posting)
-		m[key] = p
+// loadTail makes sure that the last segment, which grows, has its index in
+// memory: a file behind it may have been dropped.
+func (j *Journal) loadTail() error {
+	n := len(j.segs)
+	if n == 0 {
+		return nil
 	}
-	if p.last != seq {
-		p.deltas = binary.AppendUvarint(p.deltas, seq-p.last)
-		p.last = seq
+	seg := &j.segs[n-1]
+	if _, ok := seg.part.(*memPart); ok {
+		return nil
 	}
+	m, err := indexSegment(j.fs, *seg)
+	if err != nil {
+		return err
+	}
+	seg.part = m
+	return nil
 }
 
-// all yields the block sequences in order. The posting may grow meanwhile if p
-// is a copy: bytes that are in use don't change.
-func (p posting) all() iter.Seq[uint64] {
-	return func(yield func(uint64) bool) {
-		var seq uint64
-		for rest := p.deltas; len(rest) > 0; {
-			d, n := binary.Uvarint(rest)
-			seq, rest = seq+d, rest[n:]
-			if !yield(seq) {
-				return
-			}
-		}
-	}
-}
-
-// leaseOf is the lease that an entry is about; 0: none.
-func leaseOf(e *ledger.Entry) ledger.LeaseID {
-	switch e.Kind {
-	case ledger.EntryTransfer:
-		return e.Transfer.Lease
-	case ledger.EntryUsage:
-		return e.Usage.Lease
-	}
-	switch f := e.Fact.(type) {
-	case *ledger.LeaseOpened:
-		return f.ID
-	case *ledger.LeaseClosed:
-		return f.ID
-	case *ledger.RecordRefused:
-		return f.Record.Lease
-	case *ledger.CorrectionMade:
-		return f.Lease
-	case *ledger.FineProposed:
-		return f.Lease
-	case *ledger.FineIssued:
-		return f.Plan.Lease
+// entries is how many entries the segment holds.
+func (s *segment) entries() uint64 {
+	switch p := s.part.(type) {
+	case *memPart:
+		return uint64(p.entries)
+	case *diskPart:
+		return uint64(p.meta.entries)
 	}
 	return 0
 }
 
-// concerns reports whether an entry moves money of the account or opens it.
-func concerns(e *ledger.Entry, id ledger.AccountID) bool {
-	switch e.Kind {
-	case ledger.EntryTransfer:
-		return e.Transfer.Debit == id || e.Transfer.Credit == id
-	case ledger.EntryAccount:
-		a, ok := e.Fact.(*ledger.AccountOpened)
-		return ok && a.ID == id
+// blocks is how many blocks the segment holds.
+func (s *segment) blocks() int {
+	switch p := s.part.(type) {
+	case *memPart:
+		return len(p.blocks)
+	case *diskPart:
+		return int(p.meta.blocks)
 	}
-	return false
+	return 0
+}
+
+// indexed takes a segment's index from its file, if that fits the segment and
+// what stands before it; the blocks themselves are not read.
+func (s *scanner) indexed(seg *segment) (bool, error) {
+	d, err := openIndex(s.fs, indexPath(seg.path))
+	if err != nil {
+		var bad *indexError
+		if errors.As(err, &bad) {
+			return false, nil
+		}
+		return false, err
+	}
+	r, err := openSegment(s.fs, *seg)
+	if r == nil {
+		return false, err
+	}
+	defer r.close()
+	if err != nil || seg.first != s.last+1 || r.prev != s.digest || d.meta.first != seg.first || d.meta.size != r.size || d.meta.blocks == 0 {
+		return false, nil // reading the segment says what is wrong, or finds nothing
+	}
+	seg.part = d
+	s.last, s.digest = seg.first+uint64(d.meta.blocks)-1, d.meta.digest
+	s.file, s.end = seg.path, r.size
+	return true, nil
+}
+
+// index reads a segment's blocks, checks that they follow one another, and
+// returns their index, with where the segment is torn.
+func (s *scanner) index(seg segment, final bool) (m *memPart, torn *TornError, err error) {
+	m = newMemPart()
+	seq, digest := s.last, s.digest
+	s.segment(seg, final, func(f Frame, ferr error) bool {
+		if errors.As(ferr, &torn) {
+			return false
+		}
+		if ferr != nil {
+			err = ferr
+			return false
+		}
+		b := f.Block
+		corrupt := func(format string, args ...any) bool {
+			err = &CorruptError{File: f.File, Offset: f.Offset, Reason: fmt.Sprintf(format, args...)}
+			return false
+		}
+		if b.Seq != seq+1 {
+			return corrupt("block %d follows block %d", b.Seq, seq)
+		}
+		want, derr := wire.BlockDigest(digest, f.Encoded)
+		if derr != nil {
+			return corrupt("%v", derr)
+		}
+		if b.Digest != want {
+			return corrupt("block %d has digest %x, its content and the block before give %x", b.Seq, b.Digest, want)
+		}
+		m.add(b, f.Offset)
+		seq, digest = b.Seq, b.Digest
+		return true
+	})
+	return m, torn, err
+}
+
+// indexSegment reads one segment by itself.
+func indexSegment(fs FS, seg segment) (*memPart, error) {
+	r, err := openSegment(fs, seg)
+	if r != nil {
+		r.close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("index %q: %w", seg.path, err)
+	}
+	s := scanner{fs: fs, last: seg.first - 1, digest: r.prev}
+	m, torn, err := s.index(seg, false)
+	if err == nil && torn != nil {
+		err = torn
+	}
+	return m, err
+}
+
+// storeIndex writes an index file and opens it.
+func storeIndex(fs FS, dir, segment string, meta indexMeta, m *memPart) (*diskPart, error) {
+	path := indexPath(segment)
+	if err := writeIndex(fs, dir, path, encodeIndex(meta, m)); err != nil {
+		return nil, err
+	}
+	return openIndex(fs, path)
+}
+
+// seal moves the index of a full segment from memory into its file. If that
+// fails, the index stays in memory, and the next Open makes the file: it is no
+// more than a copy.
+func (j *Journal) seal(i int, path string, meta indexMeta, m *memPart) {
+	d, err := storeIndex(j.fs, j.dir, path, meta, m)
+	if err != nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.segs[i].part = d
+}
+
+// rebuild makes a damaged index again from its segment.
+func (j *Journal) rebuild(i int, damaged part) error {
+	j.rebuilding.Lock()
+	defer j.rebuilding.Unlock()
+	j.mu.RLock()
+	seg := j.segs[i]
+	j.mu.RUnlock()
+	old, ok := damaged.(*diskPart)
+	if !ok || seg.part != damaged {
+		return nil // another reader was here first
+	}
+	m, err := indexSegment(j.fs, seg)
+	if err != nil {
+		return err
+	}
+	var p part = m
+	if d, err := storeIndex(j.fs, j.dir, seg.path, old.meta, m); err == nil {
+		p = d
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.segs[i].part = p
+	return nil
+}
+
+// tailPart is the last segment's index; mu is held or the caller is the
+// appending goroutine.
+func (j *Journal) tailPart() *memPart { return j.segs[len(j.segs)-1].part.(*memPart) }
+
+// ask puts a question to a segment's index, and makes the index again if it is
+// damaged. fn may run more than once.
+func (j *Journal) ask(i int, fn func(part) error) error {
+	for again := false; ; again = true {
+		j.mu.RLock()
+		if j.err == ErrClosed {
+			j.mu.RUnlock()
+			return ErrClosed
+		}
+		p := j.segs[i].part
+		var err error
+		if _, grows := p.(*memPart); grows {
+			err = fn(p)
+			j.mu.RUnlock()
+			return err
+		}
+		j.mu.RUnlock()
+		var bad *indexError
+		if err = fn(p); !errors.As(err, &bad) || again {
+			return err
+		}
+		if err := j.rebuild(i, p); err != nil {
+			return fmt.Errorf("%w; making it again: %w", bad, err)
+		}
+	}
+}
+
+// shape is what of the journal doesn't change any more: its blocks up to seq.
+type shape struct {
+	segs    []segment // their parts may be out of date
+	seq     uint64
+	entries uint64
+	digest  ledger.Digest
+}
+
+// shape returns the journal's present extent.
+func (j *Journal) shape() (shape, error) {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	if j.err == ErrClosed {
+		return shape{}, ErrClosed
+	}
+	s := shape{segs: j.segs[:len(j.segs):len(j.segs)], seq: j.seq, digest: j.digest, entries: j.entryCount()}
+	return s, nil
+}
+
+func (j *Journal) entryCount() uint64 {
+	if n := len(j.segs); n > 0 {
+		return j.segs[n-1].before + j.segs[n-1].entries()
+	}
+	return 0
+}
+
+// segmentOf is the segment that holds a block which the journal has.
+func segmentOf(segs []segment, seq uint64) int {
+	return sort.Search(len(segs), func(i int) bool { return segs[i].first > seq }) - 1
+}
+
+// Verify reads every full segment and checks each block and the chain of their
+// digests. Appending and reading go on meanwhile. Its error is a *CorruptError,
+// one of reading, or ctx's.
+func (j *Journal) Verify(ctx context.Context) error {
+	s, err := j.shape()
+	if err != nil {
+		return err
+	}
+	for i := range max(len(s.segs)-1, 0) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		m, err := indexSegment(j.fs, segment{path: s.segs[i].path, first: s.segs[i].first})
+		if err != nil {
+			return err
+		}
+		if next := s.segs[i+1].first; s.segs[i].first+uint64(len(m.blocks)) != next {
+			return &CorruptError{File: s.segs[i].path, Reason: fmt.Sprintf("it has %d blocks from %d on, the next file begins with %d", len(m.blocks), s.segs[i].first, next)}
+		}
+	}
+	return nil
+}
+
+// cut drops the tail that Scan found torn: its file too when not even the
+// header is whole.
+func (j *Journal) cut(t *TornError) error {
+	j.dropped = t
+	if t.Offset < int64(headerSize) {
+		if err := j.fs.Remove(t.File); err != nil {
+			return fmt.Errorf("drop torn journal segment: %w", err)
+		}
+		j.segs = j.segs[:len(j.segs)-1]
+		return j.syncDir()
+	}
+	if err := j.fs.Truncate(t.File, t.Offset); err != nil {
+		return fmt.Errorf("cut torn journal segment: %w", err)
+	}
+	return nil
 }

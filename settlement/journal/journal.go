@@ -35,16 +35,20 @@ type Journal struct {
 	size   int64 // of tail
 	seq    uint64
 	digest ledger.Digest
-	index  index
 	linked bool  // the last append continued the journal's own last block
 	err    error // the first write error, or ErrClosed
 	frame  []byte
+
+	rebuilding sync.Mutex // one damaged index at a time
+	sealing    sync.WaitGroup
 }
 
 // Open opens the journal in dir for appending, creating dir if needed. It reads
-// every block, checks form, sequence and digest of each, and drops a damaged
+// the last segment, and every other one that has no sound index beside it,
+// checks form, sequence and digest of each block there, and drops a damaged
 // tail that was never synced (see Dropped). It returns a *CorruptError for any
-// other damage and ErrLocked when another process has it open.
+// other damage that it meets (Verify reads everything) and ErrLocked when
+// another process has it open.
 func Open(dir string) (*Journal, error) { return OpenIn(OS, dir) }
 
 // OpenIn is Open in another file system.
@@ -54,7 +58,7 @@ func open(fs FS, dir string, rotate int64) (_ *Journal, err error) {
 	if err := fs.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("create journal directory: %w", err)
 	}
-	j := &Journal{fs: fs, dir: dir, rotate: rotate, index: newIndex()}
+	j := &Journal{fs: fs, dir: dir, rotate: rotate}
 	defer func() {
 		if err != nil {
 			j.release()
@@ -73,62 +77,6 @@ func open(fs FS, dir string, rotate int64) (_ *Journal, err error) {
 		return nil, err
 	}
 	return j, nil
-}
-
-// load reads the whole journal into the index, and cuts a torn tail off.
-func (j *Journal) load() error {
-	segs, err := segments(j.fs, j.dir)
-	if err != nil {
-		return err
-	}
-	j.segs = segs
-	at := -1
-	for f, err := range scan(j.fs, j.dir) {
-		var torn *TornError
-		if errors.As(err, &torn) {
-			return j.cut(torn)
-		}
-		if err != nil {
-			return err
-		}
-		if at < 0 || j.segs[at].path != f.File {
-			at++
-		}
-		b := f.Block
-		corrupt := func(format string, args ...any) error {
-			return &CorruptError{File: f.File, Offset: f.Offset, Reason: fmt.Sprintf(format, args...)}
-		}
-		if b.Seq != j.seq+1 {
-			return corrupt("block %d follows block %d", b.Seq, j.seq)
-		}
-		want, err := wire.BlockDigest(j.digest, f.Encoded)
-		if err != nil {
-			return corrupt("%v", err)
-		}
-		if b.Digest != want {
-			return corrupt("block %d has digest %x, its content and the block before give %x", b.Seq, b.Digest, want)
-		}
-		j.index.add(b, at, f.Offset)
-		j.seq, j.digest = b.Seq, b.Digest
-	}
-	return nil
-}
-
-// cut drops the tail that Scan found torn: its file too when not even the
-// header is whole.
-func (j *Journal) cut(t *TornError) error {
-	j.dropped = t
-	if t.Offset < int64(headerSize) {
-		if err := j.fs.Remove(t.File); err != nil {
-			return fmt.Errorf("drop torn journal segment: %w", err)
-		}
-		j.segs = j.segs[:len(j.segs)-1]
-		return j.syncDir()
-	}
-	if err := j.fs.Truncate(t.File, t.Offset); err != nil {
-		return fmt.Errorf("cut torn journal segment: %w", err)
-	}
-	return nil
 }
 
 // openTail opens the last segment for appending.
@@ -213,7 +161,7 @@ func (j *Journal) Append(encoded []byte, b *wire.Block) error {
 	if j.err != nil {
 		return j.err
 	}
-	j.index.add(b, len(j.segs)-1, size)
+	j.tailPart().add(b, size)
 	j.size += int64(len(j.frame))
 	j.seq, j.digest, j.linked = b.Seq, b.Digest, true
 	return nil
@@ -247,7 +195,7 @@ func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
 		}
 		j.tail = nil
 	}
-	seg := segment{path: filepath.Join(j.dir, segmentName(first)), first: first}
+	seg := segment{path: filepath.Join(j.dir, segmentName(first)), first: first, part: newMemPart()}
 	f, err := j.fs.Create(seg.path)
 	if err != nil {
 		return fmt.Errorf("create journal segment: %w", err)
@@ -265,6 +213,13 @@ func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if n := len(j.segs); n > 0 {
+		m, full := j.tailPart(), &j.segs[n-1]
+		path := full.path
+		seg.before = full.before + uint64(m.entries)
+		meta := indexMeta{first: full.first, size: j.size, blocks: uint32(len(m.blocks)), entries: m.entries, digest: prev}
+		j.sealing.Go(func() { j.seal(n-1, path, meta, m) })
+	}
 	j.segs = append(j.segs, seg)
 	j.size = int64(len(header))
 	return nil
@@ -327,6 +282,7 @@ func (j *Journal) Close() error {
 	j.mu.Lock()
 	j.err = ErrClosed
 	j.mu.Unlock()
+	j.sealing.Wait()
 	return errors.Join(err, j.release())
 }
 

@@ -31,8 +31,10 @@ func segmentName(first uint64) string { return fmt.Sprintf("journal-%020d.jl", f
 
 // segment is one file of the journal.
 type segment struct {
-	path  string
-	first uint64 // sequence of its first block
+	path   string
+	first  uint64 // sequence of its first block
+	before uint64 // entries of the segments before it
+	part   part   // its index; only an open journal has it
 }
 
 // segments lists dir's files by first sequence. Files with other names are not

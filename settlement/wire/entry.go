@@ -26,6 +26,14 @@ func AppendEntry(dst []byte, e *ledger.Entry) []byte {
 	return appendFact(dst, e)
 }
 
+// DecodeEntry is the inverse of AppendEntry.
+func DecodeEntry(b []byte) (ledger.Entry, error) {
+	d := decoder{what: "entry", b: b}
+	var e ledger.Entry
+	d.entry(&e)
+	return e, d.end()
+}
+
 func appendTransfer(dst []byte, t *ledger.Transfer) []byte {
 	dst = appendU32(dst, uint32(t.Debit))
 	dst = appendU32(dst, uint32(t.Credit))
