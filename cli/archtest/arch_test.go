@@ -50,7 +50,7 @@ var table = map[string]rule{
 	"settlement/api/joule/v1":                {theirs: []string{"google.golang.org/protobuf"}},
 	"settlement/api/joule/v1/joulev1connect": {ours: apis[:1], theirs: []string{"connectrpc.com/connect"}},
 	"settlement/server": {
-		ours:   append([]string{"settlement/ledger", "settlement/wire", "settlement/bill", "settlement/node", "settlement/nomad"}, apis...),
+		ours:   append([]string{"settlement/ledger", "settlement/wire", "settlement/bill", "settlement/journal", "settlement/node", "settlement/nomad"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
 	"settlement/rate":      {pure: true},
 	"settlement/rate/feed": {ours: []string{"settlement/rate"}},

@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -19,6 +20,8 @@ func (b *builder) bill() *cli.Command {
 			&cli.StringFlag{Name: "job", Usage: "only leases of this job: `NAME`"},
 			&cli.StringFlag{Name: "from", Usage: "only leases opened at this `TIME` (2026-11-01, or RFC 3339) or later"},
 			&cli.StringFlag{Name: "to", Usage: "only leases opened before this `TIME`"},
+			&cli.StringFlag{Name: "after", Value: "0", Usage: "only leases with a larger `NUMBER`"},
+			&cli.StringFlag{Name: "limit", Value: "10000", Usage: "at most this `NUMBER` of leases, up to 10000; sums and proof are of those shown"},
 		},
 		notFound: "`joule customer list` lists the customers",
 		run:      bill,
@@ -26,26 +29,44 @@ func (b *builder) bill() *cli.Command {
 }
 
 func bill(in *invocation) error {
-	from, err := in.timeFlag("from")
+	from, to, err := in.period()
 	if err != nil {
 		return err
 	}
-	to, err := in.timeFlag("to")
+	after, err := parseUint("--after", in.c.String("after"), 0, math.MaxInt64)
 	if err != nil {
 		return err
 	}
-	if to != 0 && to <= from {
-		return invalid("", "--to: must be after --from (got %q)", in.c.String("to"))
+	limit, err := parseUint("--limit", in.c.String("limit"), 1, pageMax)
+	if err != nil {
+		return err
 	}
-	resp, err := call(in, Client.GetBill, &joulev1.GetBillRequest{
-		Customer: in.arg(0), Job: in.c.String("job"), FromUnixMs: from, ToUnixMs: to})
+	resp, err := call(in, Client.GetBill, &joulev1.GetBillRequest{Customer: in.arg(0), Job: in.c.String("job"),
+		FromUnixMs: from, ToUnixMs: to, PageSize: uint32(limit), AfterId: after})
 	if err != nil {
 		return err
 	}
 	if err := in.result(resp, 0, func(w io.Writer) error { return WriteBill(w, resp) }); err != nil {
 		return err
 	}
+	if resp.GetMore() && len(resp.GetLeases()) > 0 {
+		in.hint("there are more leases: --after %d shows them", resp.GetLeases()[len(resp.GetLeases())-1].GetId())
+	}
 	return checkProof(resp)
+}
+
+// period reads --from and --to.
+func (in *invocation) period() (from, to int64, err error) {
+	if from, err = in.timeFlag("from"); err != nil {
+		return 0, 0, err
+	}
+	if to, err = in.timeFlag("to"); err != nil {
+		return 0, 0, err
+	}
+	if to != 0 && to <= from {
+		return 0, 0, invalid("", "--to: must be after --from (got %q)", in.c.String("to"))
+	}
+	return from, to, nil
 }
 
 // timeFlag reads a day or a moment as Unix milliseconds, 0 where it isn't set.

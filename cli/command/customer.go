@@ -67,7 +67,7 @@ func (b *builder) supplier() *cli.Command {
 
 // listParties lists the accounts whose names begin with prefix, without it.
 func listParties(in *invocation, prefix string) error {
-	resp, err := call(in, Client.ListAccounts, &joulev1.ListAccountsRequest{Prefix: prefix})
+	resp, err := in.accounts(&joulev1.ListAccountsRequest{Prefix: prefix})
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 
@@ -16,12 +17,23 @@ func explainLease(in *invocation) error {
 	if err != nil {
 		return err
 	}
-	resp, err := call(in, Client.ExplainLease, &joulev1.ExplainLeaseRequest{LeaseId: id})
+	after, err := parseUint("--after", in.c.String("after"), 0, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	limit, err := parseUint("--limit", in.c.String("limit"), 1, pageMax)
+	if err != nil {
+		return err
+	}
+	resp, err := call(in, Client.ExplainLease, &joulev1.ExplainLeaseRequest{LeaseId: id, AfterSeq: after, PageSize: uint32(limit)})
 	if err != nil {
 		return err
 	}
 	if err := in.result(resp, 0, func(w io.Writer) error { return writeExplanation(w, resp) }); err != nil {
 		return err
+	}
+	if resp.GetMore() && len(resp.GetEntries()) > 0 {
+		in.hint("there are more journal entries: --after %d shows them", resp.GetEntries()[len(resp.GetEntries())-1].GetSeq())
 	}
 	if verdict, ok := chargeVerdict(resp); !ok {
 		return failed(exitInternal, "", "charge of %s: %s", leaseName(id), verdict)

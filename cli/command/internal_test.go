@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"pgregory.net/rapid"
 
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
@@ -53,14 +54,17 @@ func TestNumbersCarryTheirUnits(t *testing.T) {
 // withCurrency is a message of d whose currencies are set, as in real answers.
 func withCurrency(t *testing.T, d protoreflect.MessageDescriptor) protoreflect.Message {
 	t.Helper()
-	for _, m := range []proto.Message{
-		&joulev1.Account{Currency: joule}, &joulev1.JournalEntry{Currency: joule}, &joulev1.Lease{PayIn: joule},
-	} {
-		if m.ProtoReflect().Descriptor() == d {
-			return m.ProtoReflect()
+	typ, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := typ.New()
+	for i := range d.Fields().Len() {
+		if f := d.Fields().Get(i); f.Enum() != nil && f.Enum() == joule.Descriptor() {
+			m.Set(f, protoreflect.ValueOfEnum(joule.Number()))
 		}
 	}
-	return nil
+	return m
 }
 
 func TestAmountUnits(t *testing.T) {

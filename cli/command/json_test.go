@@ -29,19 +29,23 @@ func TestJSONKeepsEveryFieldAndWholeNumbers(t *testing.T) {
     {
       "name": "issuance",
       "currency": "JOULE",
-      "balance": -9000000000000000000
+      "balance": -9000000000000000000,
+      "id": 0
     },
     {
       "name": "\u001b\"<b>",
       "currency": null,
-      "balance": 0
+      "balance": 0,
+      "id": 0
     },
     {
       "name": "",
       "currency": 77,
-      "balance": 0
+      "balance": 0,
+      "id": 0
     }
-  ]
+  ],
+  "more": false
 }
 `
 	var buf bytes.Buffer

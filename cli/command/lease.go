@@ -28,7 +28,11 @@ func (b *builder) lease() *cli.Command {
 		b.command(leaf{
 			name: "explain", usage: "show every number of a lease's charge, with the arithmetic", args: []string{"LEASE"},
 			description: "Example: joule lease explain L12",
-			notFound:    hintLeases, run: explainLease,
+			flags: []cli.Flag{
+				&cli.StringFlag{Name: "after", Value: "0", Usage: "only journal entries after the one with this sequence `NUMBER`"},
+				&cli.StringFlag{Name: "limit", Value: "1000", Usage: "at most this `NUMBER` of journal entries, up to 10000"},
+			},
+			notFound: hintLeases, run: explainLease,
 		}),
 		b.command(leaf{
 			name: "top-up", usage: "raise a lease's hold from its customer's balance", args: []string{"LEASE"}, changing: true,

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,15 +24,14 @@ const (
 func units(asked joulev1.Currency) namer {
 	return func(parent protoreflect.Message, field protoreflect.FieldDescriptor) string {
 		name := string(field.Name())
+		beside := field.ContainingMessage().Fields().ByName("currency")
+		if beside != nil && slices.Contains(inCurrency, name) {
+			return withUnit(name, joulev1.Currency(parent.Get(beside).Enum()))
+		}
 		switch field.FullName() {
-		case "joule.v1.Account.balance":
-			return withUnit(name, parent.Interface().(*joulev1.Account).GetCurrency())
-		case "joule.v1.JournalEntry.amount":
-			return withUnit(name, parent.Interface().(*joulev1.JournalEntry).GetCurrency())
 		case "joule.v1.Lease.hold":
 			return withUnit(name, payIn(parent.Interface().(*joulev1.Lease)))
-		case "joule.v1.DepositResponse.balance", "joule.v1.WithdrawResponse.balance",
-			"joule.v1.GetStatementResponse.balance", "joule.v1.TopUpLeaseResponse.hold":
+		case "joule.v1.DepositResponse.balance", "joule.v1.WithdrawResponse.balance", "joule.v1.TopUpLeaseResponse.hold":
 			return withUnit(name, asked)
 		case "joule.v1.GetBillResponse.Proof.usd_sum", "joule.v1.GetStatusResponse.usd_sum":
 			return withUnit(name, usd)
@@ -41,6 +41,9 @@ func units(asked joulev1.Currency) namer {
 		return name
 	}
 }
+
+// inCurrency are the fields that hold an amount of the currency beside them.
+var inCurrency = []string{"amount", "balance", "opening", "closing"}
 
 // withUnit appends the unit to a name; without a currency there is no amount.
 func withUnit(name string, c joulev1.Currency) string {

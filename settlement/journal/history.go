@@ -307,10 +307,10 @@ func (j *Journal) Condense(ids []ledger.LeaseID) (*Condensed, error) {
 	j.mu.RLock()
 	s := shape{segs: j.segs[:len(j.segs):len(j.segs)], seq: j.seq, digest: j.digest, entries: j.entryCount()}
 	closed := j.err == ErrClosed
-	tail := make([]*leasePart, len(ids))
+	var tail []*leasePart
 	var err error
-	for i := 0; len(s.segs) > 0 && i < len(ids) && err == nil; i++ {
-		tail[i], err = j.tailPart().lease(ids[i])
+	if len(s.segs) > 0 {
+		tail, err = leaseParts(j.tailPart(), ids)
 	}
 	j.mu.RUnlock()
 	if closed {
@@ -320,18 +320,32 @@ func (j *Journal) Condense(ids []ledger.LeaseID) (*Condensed, error) {
 		return nil, err
 	}
 	sums := make([]leaseSum, len(ids))
-	for i := range max(len(s.segs)-1, 0) {
-		if err := j.condenseSegment(s, i, ids, sums); err != nil {
+	for i := range s.segs {
+		parts := tail
+		if i < len(s.segs)-1 {
+			if err := j.ask(i, func(p part) (err error) { parts, err = leaseParts(p, ids); return err }); err != nil {
+				return nil, err
+			}
+		}
+		if err := j.condenseSegment(s, i, ids, parts, sums); err != nil {
 			return nil, err
 		}
 	}
 	out := &Condensed{Leases: make([][]ledger.Entry, len(ids)), Entries: s.entries, Digest: s.digest}
 	for i := range ids {
-		if tail[i] != nil {
-			sums[i].addAll(tail[i].sum)
-		}
 		if out.Leases[i], err = sums[i].entries(); err != nil {
 			return nil, fmt.Errorf("read the journal of lease %d: %w", ids[i], err)
+		}
+	}
+	return out, nil
+}
+
+func leaseParts(p part, ids []ledger.LeaseID) ([]*leasePart, error) {
+	out := make([]*leasePart, len(ids))
+	for i, id := range ids {
+		var err error
+		if out[i], err = p.lease(id); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
@@ -343,35 +357,20 @@ func (s *leaseSum) addAll(entries []ledger.Entry) {
 	}
 }
 
-// condenseSegment adds what a full segment has about the leases. Where its
-// index does not have their entries condensed, the blocks are read, each once.
-func (j *Journal) condenseSegment(s shape, i int, ids []ledger.LeaseID, sums []leaseSum) error {
+// condenseSegment adds what a segment has about the leases: the first blocks of
+// each are read, each block once, and the others are condensed in the index.
+func (j *Journal) condenseSegment(s shape, i int, ids []ledger.LeaseID, parts []*leasePart, sums []leaseSum) error {
 	type want struct {
 		block uint32
 		lease int // of ids
 	}
 	var wants []want
-	parts := make([]*leasePart, len(ids))
-	err := j.ask(i, func(p part) (err error) {
-		for k, id := range ids {
-			if parts[k], err = p.lease(id); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
 	for k, p := range parts {
-		switch {
-		case p == nil:
-		case p.sum != nil:
-			sums[k].addAll(p.sum)
-		default:
-			for _, b := range p.blocks {
-				wants = append(wants, want{b, k})
-			}
+		if p == nil {
+			continue
+		}
+		for _, b := range p.head() {
+			wants = append(wants, want{b, k})
 		}
 	}
 	slices.SortFunc(wants, func(a, b want) int { return cmp.Compare(a.block, b.block) })
@@ -396,6 +395,11 @@ func (j *Journal) condenseSegment(s shape, i int, ids []ledger.LeaseID, sums []l
 			}
 		}
 		wants = wants[n:]
+	}
+	for k, p := range parts {
+		if p != nil {
+			sums[k].addAll(p.sum)
+		}
 	}
 	return nil
 }

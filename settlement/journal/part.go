@@ -41,8 +41,16 @@ type move struct {
 // leasePart is what a segment has about a lease.
 type leasePart struct {
 	blocks []uint32       // that hold entries about it
-	sum    []ledger.Entry // those entries, condensed; nil where blocks are so few that they are read instead
+	sum    []ledger.Entry // the entries of the blocks from the headBlocks-th on, condensed
 }
+
+// headBlocks is how many of a lease's blocks in a segment are read for a
+// condensed view; what the others hold is condensed in the index. Most leases
+// of a busy cluster have few blocks in a segment, and cost nothing more.
+const headBlocks = 4
+
+// head are the blocks that are to be read.
+func (l *leasePart) head() []uint32 { return l.blocks[:min(headBlocks, len(l.blocks))] }
 
 // table is one of the two lists of leases.
 type table int
@@ -58,14 +66,15 @@ const (
 type memPart struct {
 	blocks   []blockRef
 	entries  uint32
-	leases   map[ledger.LeaseID]*leaseRow
+	leases   map[ledger.LeaseID]uint32 // place in rows
+	rows     [][]leaseRow              // in pages: growing one slice would copy it
 	accounts map[ledger.AccountID]*[]move
 	lists    [tables]map[uint64]*[]ledger.LeaseID
 
 	// The entries of one usage record name one lease and a few accounts many
 	// times over.
 	lastLease ledger.LeaseID
-	lastRow   *leaseRow
+	lastRow   uint32
 	recent    [16]struct {
 		id    ledger.AccountID
 		moves *[]move
@@ -74,15 +83,20 @@ type memPart struct {
 
 // leaseRow is a lease's row of a memPart.
 type leaseRow struct {
-	last   uint32 // the block of the last post
-	n      int    // posts
-	deltas []byte // of the blocks' numbers, as varints
-	sum    leaseSum
+	last  uint32             // the last block
+	n     uint32             // blocks
+	first [headBlocks]uint32 // of the blocks
+	rest  []byte             // differences of the others' numbers, as varints
+	sum   *leaseSum          // of the others
 }
+
+const rowsPerPage = 1024
+
+func (m *memPart) row(at uint32) *leaseRow { return &m.rows[at/rowsPerPage][at%rowsPerPage] }
 
 func newMemPart() *memPart {
 	return &memPart{
-		leases:   make(map[ledger.LeaseID]*leaseRow),
+		leases:   make(map[ledger.LeaseID]uint32),
 		accounts: make(map[ledger.AccountID]*[]move),
 		lists:    [tables]map[uint64]*[]ledger.LeaseID{make(map[uint64]*[]ledger.LeaseID), make(map[uint64]*[]ledger.LeaseID)},
 	}
@@ -125,20 +139,33 @@ func list(m map[uint64]*[]ledger.LeaseID, key uint64, id ledger.LeaseID) {
 }
 
 func (m *memPart) leaseEntry(id ledger.LeaseID, block uint32, e *ledger.Entry) {
-	r := m.lastRow
-	if r == nil || m.lastLease != id {
-		if r = m.leases[id]; r == nil {
-			r = new(leaseRow)
-			m.leases[id] = r
+	if m.lastLease != id {
+		at, ok := m.leases[id]
+		if !ok {
+			at = uint32(len(m.leases))
+			if at%rowsPerPage == 0 {
+				m.rows = append(m.rows, make([]leaseRow, rowsPerPage))
+			}
+			m.leases[id] = at
 		}
-		m.lastLease, m.lastRow = id, r
+		m.lastLease, m.lastRow = id, at
 	}
+	r := m.row(m.lastRow)
 	if r.n == 0 || r.last != block {
-		r.deltas = binary.AppendUvarint(r.deltas, uint64(block-r.last))
+		if r.n < headBlocks {
+			r.first[r.n] = block
+		} else {
+			r.rest = binary.AppendUvarint(r.rest, uint64(block-r.last))
+		}
 		r.last = block
 		r.n++
 	}
-	r.sum.add(e)
+	if r.n > headBlocks {
+		if r.sum == nil {
+			r.sum = new(leaseSum)
+		}
+		r.sum.add(e)
+	}
 }
 
 func (m *memPart) move(id ledger.AccountID, block uint32, amount int64) {
@@ -167,21 +194,23 @@ func (m *memPart) move(id ledger.AccountID, block uint32, amount int64) {
 func (m *memPart) block(ordinal int) (blockRef, error) { return m.blocks[ordinal], nil }
 
 func (m *memPart) lease(id ledger.LeaseID) (*leasePart, error) {
-	r := m.leases[id]
-	if r == nil {
+	at, ok := m.leases[id]
+	if !ok {
 		return nil, nil
 	}
-	sum, err := r.sum.entries()
-	if err != nil {
-		return nil, err
+	r := m.row(at)
+	out := &leasePart{blocks: r.blocks()}
+	var err error
+	if r.sum != nil {
+		out.sum, err = r.sum.entries()
 	}
-	return &leasePart{blocks: r.posts(), sum: sum}, nil
+	return out, err
 }
 
-func (r *leaseRow) posts() []uint32 {
-	out := make([]uint32, 0, r.n)
-	at := uint32(0)
-	for rest := r.deltas; len(rest) > 0; {
+func (r *leaseRow) blocks() []uint32 {
+	out := append(make([]uint32, 0, r.n), r.first[:min(r.n, headBlocks)]...)
+	at := r.first[headBlocks-1]
+	for rest := r.rest; len(rest) > 0; {
 		d, n := binary.Uvarint(rest)
 		at, rest = at+uint32(d), rest[n:]
 		out = append(out, at)

@@ -24,9 +24,6 @@ const (
 	blockRefSize = 16
 	keySize      = 16
 	fenceEvery   = 256
-	// sumBlocksMin is how many blocks a lease must have in a segment for its
-	// entries there to be kept condensed: reading fewer is cheap enough.
-	sumBlocksMin = 5
 )
 
 // The sections, in order.
@@ -60,10 +57,15 @@ type row struct {
 // encodeIndex returns the content of the index file of a full segment.
 func encodeIndex(meta indexMeta, m *memPart) []byte {
 	var lists [sections][]row
-	for id, r := range m.leases {
+	for id, at := range m.leases {
+		r := m.row(at)
 		data := binary.AppendUvarint(nil, uint64(r.n))
-		data = append(data, r.deltas...)
-		if r.n >= sumBlocksMin {
+		last := uint32(0)
+		for _, b := range r.blocks() {
+			data = binary.AppendUvarint(data, uint64(b-last))
+			last = b
+		}
+		if r.sum != nil {
 			sum, err := r.sum.entries()
 			if err != nil {
 				panic(fmt.Sprintf("journal: decode an entry of its own: %v", err))
@@ -316,7 +318,7 @@ func (d *diskPart) lease(id ledger.LeaseID) (*leasePart, error) {
 		at += uint32(v.unsigned())
 		out.blocks = append(out.blocks, at)
 	}
-	if n < sumBlocksMin {
+	if n <= headBlocks {
 		return out, v.err
 	}
 	for len(v.rest) > 0 {

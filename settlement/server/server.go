@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
+	"github.com/joulecloud/joule/settlement/journal"
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/node"
 	"github.com/joulecloud/joule/settlement/nomad"
@@ -32,8 +33,13 @@ type Node interface {
 
 // History is the journal as the server reads it.
 type History interface {
-	EntriesOfLease(lease ledger.LeaseID) ([]ledger.Entry, error)
-	EntriesOfAccount(account ledger.AccountID, afterSeq uint64, limit int) ([]ledger.Entry, error)
+	EntriesOfLease(lease ledger.LeaseID, r journal.Range) ([]ledger.Entry, error)
+	EntriesOfAccounts(accounts []ledger.AccountID, r journal.Range) ([]ledger.Entry, error)
+	BalanceAt(account ledger.AccountID, at ledger.Time) (int64, error)
+	BalanceAfter(account ledger.AccountID, entry uint64) (int64, error)
+	LeasesOfCustomer(customer ledger.CustomerID, after ledger.LeaseID, limit int) ([]ledger.LeaseID, error)
+	LeasesOfHost(host ledger.HostID, after ledger.LeaseID, limit int) ([]ledger.LeaseID, error)
+	Condense(leases []ledger.LeaseID) (*journal.Condensed, error)
 }
 
 // Allocations says what Nomad knows of a task.

@@ -51,12 +51,34 @@ func (s *Server) ListAccounts(ctx context.Context, req *joulev1.ListAccountsRequ
 		return nil, err
 	}
 	out := &joulev1.ListAccountsResponse{}
-	for _, a := range s.accounts {
-		if strings.HasPrefix(a.Name, req.Prefix) {
-			out.Accounts = append(out.Accounts, a)
+	for i, a := range s.accounts {
+		if !strings.HasPrefix(a.Name, req.Prefix) || req.Name != "" && !owns(req.Name, a.Name) || i < int(req.AfterId) {
+			continue
 		}
+		if len(out.Accounts) == accountsPage {
+			out.More = true
+			break
+		}
+		a := proto.CloneOf(a)
+		a.Id = uint32(i + 1)
+		if req.AtUnixMs != 0 {
+			a.Balance /= 2
+		}
+		out.Accounts = append(out.Accounts, a)
+	}
+	if req.Name != "" && len(out.Accounts) == 0 {
+		return nil, notFound("account", req.Name)
 	}
 	return proto.CloneOf(out), nil
+}
+
+// accountsPage is how many accounts the server gives at once.
+const accountsPage = 5
+
+// owns reports whether name is the account's, or its owner's.
+func owns(name, account string) bool {
+	_, owner, _ := strings.Cut(account, "/")
+	return account == name || owner == name
 }
 
 // ListHosts implements the API.
@@ -181,23 +203,45 @@ func (s *Server) GetStatement(ctx context.Context, req *joulev1.GetStatementRequ
 	if err := s.enter(ctx, "GetStatement", req); err != nil {
 		return nil, err
 	}
-	a := s.account(req.Account, req.Currency)
-	if a == nil {
+	out := &joulev1.GetStatementResponse{}
+	for _, a := range s.accounts {
+		if owns(req.Account, a.Name) && (req.Currency == 0 || req.Currency == a.Currency) {
+			out.Accounts = append(out.Accounts, &joulev1.StatementAccount{Name: a.Name, Currency: a.Currency,
+				Opening: a.Balance, Closing: a.Balance, Balance: a.Balance})
+		}
+	}
+	if len(out.Accounts) == 0 {
 		return nil, notFound("account", req.Account)
 	}
-	out := &joulev1.GetStatementResponse{Balance: a.Balance}
-	if req.Account == "customer/acme" && req.AfterSeq < 8 {
+	if out.Accounts[0].Name == "customer/acme" && req.AfterSeq < 8 && req.FromUnixMs == 0 {
 		out.Entries = append(out.Entries, &joulev1.JournalEntry{Seq: 8, UnixMs: start - 1000, Kind: "account", Text: "account customer/acme opened"})
 	}
 	for _, e := range s.entries() {
-		if e.Currency != req.Currency || e.Debit != req.Account && e.Credit != req.Account || e.Seq <= req.AfterSeq {
+		if e.Seq <= req.AfterSeq || req.ToUnixMs != 0 && e.UnixMs >= req.ToUnixMs || req.FromUnixMs != 0 && e.UnixMs < req.FromUnixMs {
 			continue
 		}
-		if len(out.Entries) == int(req.PageSize) {
-			out.More = true
-			break
+		full := len(out.Entries) == int(req.PageSize)
+		ours := false
+		for _, a := range out.Accounts {
+			if a.Currency != e.Currency || e.Debit != a.Name && e.Credit != a.Name {
+				continue
+			}
+			ours = true
+			n := e.Amount
+			if e.Debit == a.Name {
+				n = -n
+			}
+			a.Opening -= n
+			if full {
+				a.Closing -= n
+			}
 		}
-		out.Entries = append(out.Entries, e)
+		switch {
+		case ours && full:
+			out.More = true
+		case ours:
+			out.Entries = append(out.Entries, e)
+		}
 	}
 	return proto.CloneOf(out), nil
 }

@@ -1284,7 +1284,11 @@ func (*CloseLeaseResponse) Descriptor() ([]byte, []int) {
 
 type ListAccountsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"` // of the account's name
+	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`                        // of the account's name
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                            // only the account of this name, or those that this customer or supplier owns
+	AtUnixMs      int64                  `protobuf:"varint,3,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"` // balances after everything up to this moment; 0: now
+	PageSize      uint32                 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // default 1000, at most 10000; of balances at a moment 100
+	AfterId       uint32                 `protobuf:"varint,5,opt,name=after_id,json=afterId,proto3" json:"after_id,omitempty"`      // accounts with a larger id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1326,9 +1330,38 @@ func (x *ListAccountsRequest) GetPrefix() string {
 	return ""
 }
 
+func (x *ListAccountsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListAccountsRequest) GetAtUnixMs() int64 {
+	if x != nil {
+		return x.AtUnixMs
+	}
+	return 0
+}
+
+func (x *ListAccountsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAccountsRequest) GetAfterId() uint32 {
+	if x != nil {
+		return x.AfterId
+	}
+	return 0
+}
+
 type ListAccountsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Accounts      []*Account             `protobuf:"bytes,1,rep,name=accounts,proto3" json:"accounts,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1370,11 +1403,19 @@ func (x *ListAccountsResponse) GetAccounts() []*Account {
 	return nil
 }
 
+func (x *ListAccountsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 type Account struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Currency      Currency               `protobuf:"varint,2,opt,name=currency,proto3,enum=joule.v1.Currency" json:"currency,omitempty"`
 	Balance       int64                  `protobuf:"varint,3,opt,name=balance,proto3" json:"balance,omitempty"`
+	Id            uint32                 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1426,6 +1467,13 @@ func (x *Account) GetCurrency() Currency {
 func (x *Account) GetBalance() int64 {
 	if x != nil {
 		return x.Balance
+	}
+	return 0
+}
+
+func (x *Account) GetId() uint32 {
+	if x != nil {
+		return x.Id
 	}
 	return 0
 }
@@ -2093,6 +2141,8 @@ func (x *Lease) GetBudgetNusd() int64 {
 type ExplainLeaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LeaseId       uint64                 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	AfterSeq      uint64                 `protobuf:"varint,2,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"` // journal entries with a larger sequence
+	PageSize      uint32                 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"` // of them; default 1000, at most 10000
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2134,6 +2184,20 @@ func (x *ExplainLeaseRequest) GetLeaseId() uint64 {
 	return 0
 }
 
+func (x *ExplainLeaseRequest) GetAfterSeq() uint64 {
+	if x != nil {
+		return x.AfterSeq
+	}
+	return 0
+}
+
+func (x *ExplainLeaseRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
 // ExplainLeaseResponse is a lease with everything its charge is made of.
 type ExplainLeaseResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -2143,6 +2207,7 @@ type ExplainLeaseResponse struct {
 	RecomputedNusd string                 `protobuf:"bytes,4,opt,name=recomputed_nusd,json=recomputedNusd,proto3" json:"recomputed_nusd,omitempty"` // its floor, computed apart from the ledger
 	Conversions    []*Conversion          `protobuf:"bytes,5,rep,name=conversions,proto3" json:"conversions,omitempty"`
 	Entries        []*JournalEntry        `protobuf:"bytes,6,rep,name=entries,proto3" json:"entries,omitempty"`
+	More           bool                   `protobuf:"varint,7,opt,name=more,proto3" json:"more,omitempty"` // there are more entries
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2217,6 +2282,13 @@ func (x *ExplainLeaseResponse) GetEntries() []*JournalEntry {
 		return x.Entries
 	}
 	return nil
+}
+
+func (x *ExplainLeaseResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 // CostLine is one dimension of a lease's cost.
@@ -2527,6 +2599,8 @@ type GetBillRequest struct {
 	Job           string                 `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`                                    // empty: all
 	FromUnixMs    int64                  `protobuf:"varint,3,opt,name=from_unix_ms,json=fromUnixMs,proto3" json:"from_unix_ms,omitempty"` // leases opened at or after; 0: all
 	ToUnixMs      int64                  `protobuf:"varint,4,opt,name=to_unix_ms,json=toUnixMs,proto3" json:"to_unix_ms,omitempty"`       // and before; 0: all
+	PageSize      uint32                 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`         // leases; default 1000, at most 10000
+	AfterId       uint64                 `protobuf:"varint,6,opt,name=after_id,json=afterId,proto3" json:"after_id,omitempty"`            // leases with a larger id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2589,6 +2663,22 @@ func (x *GetBillRequest) GetToUnixMs() int64 {
 	return 0
 }
 
+func (x *GetBillRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetBillRequest) GetAfterId() uint64 {
+	if x != nil {
+		return x.AfterId
+	}
+	return 0
+}
+
+// GetBillResponse is a bill or a page of it: its sums and its proof are of the
+// leases in it.
 type GetBillResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Customer      string                 `protobuf:"bytes,1,opt,name=customer,proto3" json:"customer,omitempty"`
@@ -2598,6 +2688,7 @@ type GetBillResponse struct {
 	PaidNj        int64                  `protobuf:"varint,5,opt,name=paid_nj,json=paidNj,proto3" json:"paid_nj,omitempty"`
 	FeeNj         int64                  `protobuf:"varint,6,opt,name=fee_nj,json=feeNj,proto3" json:"fee_nj,omitempty"`
 	Proof         *GetBillResponse_Proof `protobuf:"bytes,7,opt,name=proof,proto3" json:"proof,omitempty"`
+	More          bool                   `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"` // there are more leases
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2679,6 +2770,13 @@ func (x *GetBillResponse) GetProof() *GetBillResponse_Proof {
 		return x.Proof
 	}
 	return nil
+}
+
+func (x *GetBillResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 type SupplierSum struct {
@@ -2775,10 +2873,12 @@ func (x *SupplierSum) GetFeeNj() int64 {
 
 type GetStatementRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // its full name
-	Currency      Currency               `protobuf:"varint,2,opt,name=currency,proto3,enum=joule.v1.Currency" json:"currency,omitempty"`
-	AfterSeq      uint64                 `protobuf:"varint,3,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"`
-	PageSize      uint32                 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`                            // its full name; or a customer or supplier: all its accounts
+	Currency      Currency               `protobuf:"varint,2,opt,name=currency,proto3,enum=joule.v1.Currency" json:"currency,omitempty"`  // unspecified: every one
+	AfterSeq      uint64                 `protobuf:"varint,3,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"`         // entries with a larger sequence
+	PageSize      uint32                 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`         // default 1000, at most 10000
+	FromUnixMs    int64                  `protobuf:"varint,5,opt,name=from_unix_ms,json=fromUnixMs,proto3" json:"from_unix_ms,omitempty"` // entries at or after; 0: all
+	ToUnixMs      int64                  `protobuf:"varint,6,opt,name=to_unix_ms,json=toUnixMs,proto3" json:"to_unix_ms,omitempty"`       // and before; 0: all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2841,11 +2941,25 @@ func (x *GetStatementRequest) GetPageSize() uint32 {
 	return 0
 }
 
+func (x *GetStatementRequest) GetFromUnixMs() int64 {
+	if x != nil {
+		return x.FromUnixMs
+	}
+	return 0
+}
+
+func (x *GetStatementRequest) GetToUnixMs() int64 {
+	if x != nil {
+		return x.ToUnixMs
+	}
+	return 0
+}
+
 type GetStatementResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       []*JournalEntry        `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
-	Balance       int64                  `protobuf:"varint,2,opt,name=balance,proto3" json:"balance,omitempty"`
 	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	Accounts      []*StatementAccount    `protobuf:"bytes,4,rep,name=accounts,proto3" json:"accounts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2887,18 +3001,96 @@ func (x *GetStatementResponse) GetEntries() []*JournalEntry {
 	return nil
 }
 
-func (x *GetStatementResponse) GetBalance() int64 {
-	if x != nil {
-		return x.Balance
-	}
-	return 0
-}
-
 func (x *GetStatementResponse) GetMore() bool {
 	if x != nil {
 		return x.More
 	}
 	return false
+}
+
+func (x *GetStatementResponse) GetAccounts() []*StatementAccount {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+// StatementAccount is an account that a statement is about. The entries lead
+// from opening to closing.
+type StatementAccount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Currency      Currency               `protobuf:"varint,2,opt,name=currency,proto3,enum=joule.v1.Currency" json:"currency,omitempty"`
+	Opening       int64                  `protobuf:"varint,3,opt,name=opening,proto3" json:"opening,omitempty"`
+	Closing       int64                  `protobuf:"varint,4,opt,name=closing,proto3" json:"closing,omitempty"`
+	Balance       int64                  `protobuf:"varint,5,opt,name=balance,proto3" json:"balance,omitempty"` // now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatementAccount) Reset() {
+	*x = StatementAccount{}
+	mi := &file_joule_v1_settlement_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatementAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatementAccount) ProtoMessage() {}
+
+func (x *StatementAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_settlement_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatementAccount.ProtoReflect.Descriptor instead.
+func (*StatementAccount) Descriptor() ([]byte, []int) {
+	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *StatementAccount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StatementAccount) GetCurrency() Currency {
+	if x != nil {
+		return x.Currency
+	}
+	return Currency_CURRENCY_UNSPECIFIED
+}
+
+func (x *StatementAccount) GetOpening() int64 {
+	if x != nil {
+		return x.Opening
+	}
+	return 0
+}
+
+func (x *StatementAccount) GetClosing() int64 {
+	if x != nil {
+		return x.Closing
+	}
+	return 0
+}
+
+func (x *StatementAccount) GetBalance() int64 {
+	if x != nil {
+		return x.Balance
+	}
+	return 0
 }
 
 type GetStatusRequest struct {
@@ -2909,7 +3101,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_joule_v1_settlement_proto_msgTypes[42]
+	mi := &file_joule_v1_settlement_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3113,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_settlement_proto_msgTypes[42]
+	mi := &file_joule_v1_settlement_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3126,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{42}
+	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{43}
 }
 
 type GetStatusResponse struct {
@@ -2960,7 +3152,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_joule_v1_settlement_proto_msgTypes[43]
+	mi := &file_joule_v1_settlement_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3164,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_settlement_proto_msgTypes[43]
+	mi := &file_joule_v1_settlement_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3177,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{43}
+	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetStatusResponse) GetServer() string {
@@ -3107,7 +3299,7 @@ type GetBillResponse_Proof struct {
 
 func (x *GetBillResponse_Proof) Reset() {
 	*x = GetBillResponse_Proof{}
-	mi := &file_joule_v1_settlement_proto_msgTypes[44]
+	mi := &file_joule_v1_settlement_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3311,7 @@ func (x *GetBillResponse_Proof) String() string {
 func (*GetBillResponse_Proof) ProtoMessage() {}
 
 func (x *GetBillResponse_Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_settlement_proto_msgTypes[44]
+	mi := &file_joule_v1_settlement_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,15 +3438,22 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\x11CloseLeaseRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x19\n" +
 	"\blease_id\x18\x02 \x01(\x04R\aleaseId\"\x14\n" +
-	"\x12CloseLeaseResponse\"-\n" +
+	"\x12CloseLeaseResponse\"\x97\x01\n" +
 	"\x13ListAccountsRequest\x12\x16\n" +
-	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"E\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\n" +
+	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\rR\bpageSize\x12\x19\n" +
+	"\bafter_id\x18\x05 \x01(\rR\aafterId\"Y\n" +
 	"\x14ListAccountsResponse\x12-\n" +
-	"\baccounts\x18\x01 \x03(\v2\x11.joule.v1.AccountR\baccounts\"g\n" +
+	"\baccounts\x18\x01 \x03(\v2\x11.joule.v1.AccountR\baccounts\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"w\n" +
 	"\aAccount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\bcurrency\x18\x02 \x01(\x0e2\x12.joule.v1.CurrencyR\bcurrency\x12\x18\n" +
-	"\abalance\x18\x03 \x01(\x03R\abalance\"\x12\n" +
+	"\abalance\x18\x03 \x01(\x03R\abalance\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\rR\x02id\"\x12\n" +
 	"\x10ListHostsRequest\"9\n" +
 	"\x11ListHostsResponse\x12$\n" +
 	"\x05hosts\x18\x01 \x03(\v2\x0e.joule.v1.HostR\x05hosts\"\xd7\x01\n" +
@@ -3317,9 +3516,11 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\x06pay_in\x18\x1d \x01(\x0e2\x12.joule.v1.CurrencyR\x05payIn\x12\x19\n" +
 	"\blast_seq\x18\x1e \x01(\x04R\alastSeq\x12\x1f\n" +
 	"\vbudget_nusd\x18\x1f \x01(\x03R\n" +
-	"budgetNusd\"0\n" +
+	"budgetNusd\"j\n" +
 	"\x13ExplainLeaseRequest\x12\x19\n" +
-	"\blease_id\x18\x01 \x01(\x04R\aleaseId\"\x97\x02\n" +
+	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12\x1b\n" +
+	"\tafter_seq\x18\x02 \x01(\x04R\bafterSeq\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\"\xab\x02\n" +
 	"\x14ExplainLeaseResponse\x12%\n" +
 	"\x05lease\x18\x01 \x01(\v2\x0f.joule.v1.LeaseR\x05lease\x12&\n" +
 	"\x04cost\x18\x02 \x03(\v2\x12.joule.v1.CostLineR\x04cost\x12\x1d\n" +
@@ -3327,7 +3528,8 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"exact_nusd\x18\x03 \x01(\tR\texactNusd\x12'\n" +
 	"\x0frecomputed_nusd\x18\x04 \x01(\tR\x0erecomputedNusd\x126\n" +
 	"\vconversions\x18\x05 \x03(\v2\x14.joule.v1.ConversionR\vconversions\x120\n" +
-	"\aentries\x18\x06 \x03(\v2\x16.joule.v1.JournalEntryR\aentries\"\xbb\x01\n" +
+	"\aentries\x18\x06 \x03(\v2\x16.joule.v1.JournalEntryR\aentries\x12\x12\n" +
+	"\x04more\x18\a \x01(\bR\x04more\"\xbb\x01\n" +
 	"\bCostLine\x12\x1c\n" +
 	"\tdimension\x18\x01 \x01(\tR\tdimension\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\x04R\bquantity\x12\x12\n" +
@@ -3360,14 +3562,16 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\arate_id\x18\n" +
 	" \x01(\rR\x06rateId\x12\x10\n" +
 	"\x03ref\x18\v \x01(\tR\x03ref\x12\x12\n" +
-	"\x04text\x18\f \x01(\tR\x04text\"~\n" +
+	"\x04text\x18\f \x01(\tR\x04text\"\xb6\x01\n" +
 	"\x0eGetBillRequest\x12\x1a\n" +
 	"\bcustomer\x18\x01 \x01(\tR\bcustomer\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12 \n" +
 	"\ffrom_unix_ms\x18\x03 \x01(\x03R\n" +
 	"fromUnixMs\x12\x1c\n" +
 	"\n" +
-	"to_unix_ms\x18\x04 \x01(\x03R\btoUnixMs\"\xb0\x03\n" +
+	"to_unix_ms\x18\x04 \x01(\x03R\btoUnixMs\x12\x1b\n" +
+	"\tpage_size\x18\x05 \x01(\rR\bpageSize\x12\x19\n" +
+	"\bafter_id\x18\x06 \x01(\x04R\aafterId\"\xc4\x03\n" +
 	"\x0fGetBillResponse\x12\x1a\n" +
 	"\bcustomer\x18\x01 \x01(\tR\bcustomer\x12'\n" +
 	"\x06leases\x18\x02 \x03(\v2\x0f.joule.v1.LeaseR\x06leases\x123\n" +
@@ -3375,7 +3579,8 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\fcharged_nusd\x18\x04 \x01(\x03R\vchargedNusd\x12\x17\n" +
 	"\apaid_nj\x18\x05 \x01(\x03R\x06paidNj\x12\x15\n" +
 	"\x06fee_nj\x18\x06 \x01(\x03R\x05feeNj\x125\n" +
-	"\x05proof\x18\a \x01(\v2\x1f.joule.v1.GetBillResponse.ProofR\x05proof\x1a\x98\x01\n" +
+	"\x05proof\x18\a \x01(\v2\x1f.joule.v1.GetBillResponse.ProofR\x05proof\x12\x12\n" +
+	"\x04more\x18\b \x01(\bR\x04more\x1a\x98\x01\n" +
 	"\x05Proof\x12'\n" +
 	"\x0frecomputed_nusd\x18\x01 \x01(\x03R\x0erecomputedNusd\x12\x17\n" +
 	"\ausd_sum\x18\x02 \x01(\x03R\x06usdSum\x12\x1b\n" +
@@ -3389,16 +3594,26 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\x06cpu_ms\x18\x04 \x01(\x04R\x05cpuMs\x12!\n" +
 	"\fcharged_nusd\x18\x05 \x01(\x03R\vchargedNusd\x12\x17\n" +
 	"\apaid_nj\x18\x06 \x01(\x03R\x06paidNj\x12\x15\n" +
-	"\x06fee_nj\x18\a \x01(\x03R\x05feeNj\"\x99\x01\n" +
+	"\x06fee_nj\x18\a \x01(\x03R\x05feeNj\"\xd9\x01\n" +
 	"\x13GetStatementRequest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12.\n" +
 	"\bcurrency\x18\x02 \x01(\x0e2\x12.joule.v1.CurrencyR\bcurrency\x12\x1b\n" +
 	"\tafter_seq\x18\x03 \x01(\x04R\bafterSeq\x12\x1b\n" +
-	"\tpage_size\x18\x04 \x01(\rR\bpageSize\"v\n" +
+	"\tpage_size\x18\x04 \x01(\rR\bpageSize\x12 \n" +
+	"\ffrom_unix_ms\x18\x05 \x01(\x03R\n" +
+	"fromUnixMs\x12\x1c\n" +
+	"\n" +
+	"to_unix_ms\x18\x06 \x01(\x03R\btoUnixMs\"\x9a\x01\n" +
 	"\x14GetStatementResponse\x120\n" +
-	"\aentries\x18\x01 \x03(\v2\x16.joule.v1.JournalEntryR\aentries\x12\x18\n" +
-	"\abalance\x18\x02 \x01(\x03R\abalance\x12\x12\n" +
-	"\x04more\x18\x03 \x01(\bR\x04more\"\x12\n" +
+	"\aentries\x18\x01 \x03(\v2\x16.joule.v1.JournalEntryR\aentries\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x126\n" +
+	"\baccounts\x18\x04 \x03(\v2\x1a.joule.v1.StatementAccountR\baccountsJ\x04\b\x02\x10\x03\"\xa4\x01\n" +
+	"\x10StatementAccount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\bcurrency\x18\x02 \x01(\x0e2\x12.joule.v1.CurrencyR\bcurrency\x12\x18\n" +
+	"\aopening\x18\x03 \x01(\x03R\aopening\x12\x18\n" +
+	"\aclosing\x18\x04 \x01(\x03R\aclosing\x12\x18\n" +
+	"\abalance\x18\x05 \x01(\x03R\abalance\"\x12\n" +
 	"\x10GetStatusRequest\"\xcf\x03\n" +
 	"\x11GetStatusResponse\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x18\n" +
@@ -3464,7 +3679,7 @@ func file_joule_v1_settlement_proto_rawDescGZIP() []byte {
 }
 
 var file_joule_v1_settlement_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_joule_v1_settlement_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_joule_v1_settlement_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_joule_v1_settlement_proto_goTypes = []any{
 	(Currency)(0),                  // 0: joule.v1.Currency
 	(Party)(0),                     // 1: joule.v1.Party
@@ -3510,25 +3725,26 @@ var file_joule_v1_settlement_proto_goTypes = []any{
 	(*SupplierSum)(nil),            // 41: joule.v1.SupplierSum
 	(*GetStatementRequest)(nil),    // 42: joule.v1.GetStatementRequest
 	(*GetStatementResponse)(nil),   // 43: joule.v1.GetStatementResponse
-	(*GetStatusRequest)(nil),       // 44: joule.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),      // 45: joule.v1.GetStatusResponse
-	(*GetBillResponse_Proof)(nil),  // 46: joule.v1.GetBillResponse.Proof
-	(*Prices)(nil),                 // 47: joule.v1.Prices
-	(*Resources)(nil),              // 48: joule.v1.Resources
+	(*StatementAccount)(nil),       // 44: joule.v1.StatementAccount
+	(*GetStatusRequest)(nil),       // 45: joule.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),      // 46: joule.v1.GetStatusResponse
+	(*GetBillResponse_Proof)(nil),  // 47: joule.v1.GetBillResponse.Proof
+	(*Prices)(nil),                 // 48: joule.v1.Prices
+	(*Resources)(nil),              // 49: joule.v1.Resources
 }
 var file_joule_v1_settlement_proto_depIdxs = []int32{
 	0,  // 0: joule.v1.CreateCustomerRequest.pay_in:type_name -> joule.v1.Currency
-	47, // 1: joule.v1.SetOfferRequest.prices:type_name -> joule.v1.Prices
+	48, // 1: joule.v1.SetOfferRequest.prices:type_name -> joule.v1.Prices
 	0,  // 2: joule.v1.DepositRequest.currency:type_name -> joule.v1.Currency
 	1,  // 3: joule.v1.WithdrawRequest.party:type_name -> joule.v1.Party
 	0,  // 4: joule.v1.WithdrawRequest.currency:type_name -> joule.v1.Currency
 	26, // 5: joule.v1.ListAccountsResponse.accounts:type_name -> joule.v1.Account
 	0,  // 6: joule.v1.Account.currency:type_name -> joule.v1.Currency
 	29, // 7: joule.v1.ListHostsResponse.hosts:type_name -> joule.v1.Host
-	47, // 8: joule.v1.Host.offer:type_name -> joule.v1.Prices
+	48, // 8: joule.v1.Host.offer:type_name -> joule.v1.Prices
 	33, // 9: joule.v1.ListLeasesResponse.leases:type_name -> joule.v1.Lease
-	47, // 10: joule.v1.Lease.prices:type_name -> joule.v1.Prices
-	48, // 11: joule.v1.Lease.resources:type_name -> joule.v1.Resources
+	48, // 10: joule.v1.Lease.prices:type_name -> joule.v1.Prices
+	49, // 11: joule.v1.Lease.resources:type_name -> joule.v1.Resources
 	32, // 12: joule.v1.Lease.billed:type_name -> joule.v1.Totals
 	32, // 13: joule.v1.Lease.refused:type_name -> joule.v1.Totals
 	0,  // 14: joule.v1.Lease.pay_in:type_name -> joule.v1.Currency
@@ -3539,50 +3755,52 @@ var file_joule_v1_settlement_proto_depIdxs = []int32{
 	0,  // 19: joule.v1.JournalEntry.currency:type_name -> joule.v1.Currency
 	33, // 20: joule.v1.GetBillResponse.leases:type_name -> joule.v1.Lease
 	41, // 21: joule.v1.GetBillResponse.suppliers:type_name -> joule.v1.SupplierSum
-	46, // 22: joule.v1.GetBillResponse.proof:type_name -> joule.v1.GetBillResponse.Proof
+	47, // 22: joule.v1.GetBillResponse.proof:type_name -> joule.v1.GetBillResponse.Proof
 	0,  // 23: joule.v1.GetStatementRequest.currency:type_name -> joule.v1.Currency
 	38, // 24: joule.v1.GetStatementResponse.entries:type_name -> joule.v1.JournalEntry
-	2,  // 25: joule.v1.SettlementService.CreateCustomer:input_type -> joule.v1.CreateCustomerRequest
-	4,  // 26: joule.v1.SettlementService.CreateSupplier:input_type -> joule.v1.CreateSupplierRequest
-	6,  // 27: joule.v1.SettlementService.EnrollHost:input_type -> joule.v1.EnrollHostRequest
-	8,  // 28: joule.v1.SettlementService.SetOffer:input_type -> joule.v1.SetOfferRequest
-	10, // 29: joule.v1.SettlementService.SetRate:input_type -> joule.v1.SetRateRequest
-	12, // 30: joule.v1.SettlementService.SetPolicy:input_type -> joule.v1.SetPolicyRequest
-	14, // 31: joule.v1.SettlementService.Deposit:input_type -> joule.v1.DepositRequest
-	16, // 32: joule.v1.SettlementService.Mint:input_type -> joule.v1.MintRequest
-	18, // 33: joule.v1.SettlementService.Withdraw:input_type -> joule.v1.WithdrawRequest
-	20, // 34: joule.v1.SettlementService.TopUpLease:input_type -> joule.v1.TopUpLeaseRequest
-	22, // 35: joule.v1.SettlementService.CloseLease:input_type -> joule.v1.CloseLeaseRequest
-	24, // 36: joule.v1.SettlementService.ListAccounts:input_type -> joule.v1.ListAccountsRequest
-	27, // 37: joule.v1.SettlementService.ListHosts:input_type -> joule.v1.ListHostsRequest
-	30, // 38: joule.v1.SettlementService.ListLeases:input_type -> joule.v1.ListLeasesRequest
-	34, // 39: joule.v1.SettlementService.ExplainLease:input_type -> joule.v1.ExplainLeaseRequest
-	39, // 40: joule.v1.SettlementService.GetBill:input_type -> joule.v1.GetBillRequest
-	42, // 41: joule.v1.SettlementService.GetStatement:input_type -> joule.v1.GetStatementRequest
-	44, // 42: joule.v1.SettlementService.GetStatus:input_type -> joule.v1.GetStatusRequest
-	3,  // 43: joule.v1.SettlementService.CreateCustomer:output_type -> joule.v1.CreateCustomerResponse
-	5,  // 44: joule.v1.SettlementService.CreateSupplier:output_type -> joule.v1.CreateSupplierResponse
-	7,  // 45: joule.v1.SettlementService.EnrollHost:output_type -> joule.v1.EnrollHostResponse
-	9,  // 46: joule.v1.SettlementService.SetOffer:output_type -> joule.v1.SetOfferResponse
-	11, // 47: joule.v1.SettlementService.SetRate:output_type -> joule.v1.SetRateResponse
-	13, // 48: joule.v1.SettlementService.SetPolicy:output_type -> joule.v1.SetPolicyResponse
-	15, // 49: joule.v1.SettlementService.Deposit:output_type -> joule.v1.DepositResponse
-	17, // 50: joule.v1.SettlementService.Mint:output_type -> joule.v1.MintResponse
-	19, // 51: joule.v1.SettlementService.Withdraw:output_type -> joule.v1.WithdrawResponse
-	21, // 52: joule.v1.SettlementService.TopUpLease:output_type -> joule.v1.TopUpLeaseResponse
-	23, // 53: joule.v1.SettlementService.CloseLease:output_type -> joule.v1.CloseLeaseResponse
-	25, // 54: joule.v1.SettlementService.ListAccounts:output_type -> joule.v1.ListAccountsResponse
-	28, // 55: joule.v1.SettlementService.ListHosts:output_type -> joule.v1.ListHostsResponse
-	31, // 56: joule.v1.SettlementService.ListLeases:output_type -> joule.v1.ListLeasesResponse
-	35, // 57: joule.v1.SettlementService.ExplainLease:output_type -> joule.v1.ExplainLeaseResponse
-	40, // 58: joule.v1.SettlementService.GetBill:output_type -> joule.v1.GetBillResponse
-	43, // 59: joule.v1.SettlementService.GetStatement:output_type -> joule.v1.GetStatementResponse
-	45, // 60: joule.v1.SettlementService.GetStatus:output_type -> joule.v1.GetStatusResponse
-	43, // [43:61] is the sub-list for method output_type
-	25, // [25:43] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	44, // 25: joule.v1.GetStatementResponse.accounts:type_name -> joule.v1.StatementAccount
+	0,  // 26: joule.v1.StatementAccount.currency:type_name -> joule.v1.Currency
+	2,  // 27: joule.v1.SettlementService.CreateCustomer:input_type -> joule.v1.CreateCustomerRequest
+	4,  // 28: joule.v1.SettlementService.CreateSupplier:input_type -> joule.v1.CreateSupplierRequest
+	6,  // 29: joule.v1.SettlementService.EnrollHost:input_type -> joule.v1.EnrollHostRequest
+	8,  // 30: joule.v1.SettlementService.SetOffer:input_type -> joule.v1.SetOfferRequest
+	10, // 31: joule.v1.SettlementService.SetRate:input_type -> joule.v1.SetRateRequest
+	12, // 32: joule.v1.SettlementService.SetPolicy:input_type -> joule.v1.SetPolicyRequest
+	14, // 33: joule.v1.SettlementService.Deposit:input_type -> joule.v1.DepositRequest
+	16, // 34: joule.v1.SettlementService.Mint:input_type -> joule.v1.MintRequest
+	18, // 35: joule.v1.SettlementService.Withdraw:input_type -> joule.v1.WithdrawRequest
+	20, // 36: joule.v1.SettlementService.TopUpLease:input_type -> joule.v1.TopUpLeaseRequest
+	22, // 37: joule.v1.SettlementService.CloseLease:input_type -> joule.v1.CloseLeaseRequest
+	24, // 38: joule.v1.SettlementService.ListAccounts:input_type -> joule.v1.ListAccountsRequest
+	27, // 39: joule.v1.SettlementService.ListHosts:input_type -> joule.v1.ListHostsRequest
+	30, // 40: joule.v1.SettlementService.ListLeases:input_type -> joule.v1.ListLeasesRequest
+	34, // 41: joule.v1.SettlementService.ExplainLease:input_type -> joule.v1.ExplainLeaseRequest
+	39, // 42: joule.v1.SettlementService.GetBill:input_type -> joule.v1.GetBillRequest
+	42, // 43: joule.v1.SettlementService.GetStatement:input_type -> joule.v1.GetStatementRequest
+	45, // 44: joule.v1.SettlementService.GetStatus:input_type -> joule.v1.GetStatusRequest
+	3,  // 45: joule.v1.SettlementService.CreateCustomer:output_type -> joule.v1.CreateCustomerResponse
+	5,  // 46: joule.v1.SettlementService.CreateSupplier:output_type -> joule.v1.CreateSupplierResponse
+	7,  // 47: joule.v1.SettlementService.EnrollHost:output_type -> joule.v1.EnrollHostResponse
+	9,  // 48: joule.v1.SettlementService.SetOffer:output_type -> joule.v1.SetOfferResponse
+	11, // 49: joule.v1.SettlementService.SetRate:output_type -> joule.v1.SetRateResponse
+	13, // 50: joule.v1.SettlementService.SetPolicy:output_type -> joule.v1.SetPolicyResponse
+	15, // 51: joule.v1.SettlementService.Deposit:output_type -> joule.v1.DepositResponse
+	17, // 52: joule.v1.SettlementService.Mint:output_type -> joule.v1.MintResponse
+	19, // 53: joule.v1.SettlementService.Withdraw:output_type -> joule.v1.WithdrawResponse
+	21, // 54: joule.v1.SettlementService.TopUpLease:output_type -> joule.v1.TopUpLeaseResponse
+	23, // 55: joule.v1.SettlementService.CloseLease:output_type -> joule.v1.CloseLeaseResponse
+	25, // 56: joule.v1.SettlementService.ListAccounts:output_type -> joule.v1.ListAccountsResponse
+	28, // 57: joule.v1.SettlementService.ListHosts:output_type -> joule.v1.ListHostsResponse
+	31, // 58: joule.v1.SettlementService.ListLeases:output_type -> joule.v1.ListLeasesResponse
+	35, // 59: joule.v1.SettlementService.ExplainLease:output_type -> joule.v1.ExplainLeaseResponse
+	40, // 60: joule.v1.SettlementService.GetBill:output_type -> joule.v1.GetBillResponse
+	43, // 61: joule.v1.SettlementService.GetStatement:output_type -> joule.v1.GetStatementResponse
+	46, // 62: joule.v1.SettlementService.GetStatus:output_type -> joule.v1.GetStatusResponse
+	45, // [45:63] is the sub-list for method output_type
+	27, // [27:45] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_joule_v1_settlement_proto_init() }
@@ -3597,7 +3815,7 @@ func file_joule_v1_settlement_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_joule_v1_settlement_proto_rawDesc), len(file_joule_v1_settlement_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
