@@ -53,7 +53,7 @@ func Build(ctx context.Context, spec workload.Spec) (*ledger.Ledger, []*workload
 	now := start + ledger.Time(spec.StepMs)
 	for _, f := range feeds {
 		for f.Round() == 1 {
-			batch := &ledger.UsageBatch{Host: f.Host(), Records: make([]ledger.Record, min(1024, f.Leases()))}
+			batch := &ledger.UsageBatch{Host: f.Host(), Records: make([]ledger.Record, min(1024, f.Rest()))}
 			f.Fill(batch.Records)
 			if err := accept(l, now, batch); err != nil {
 				return nil, nil, err

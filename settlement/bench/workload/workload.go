@@ -167,6 +167,9 @@ func (f *Feed) Leases() int { return len(f.leases) }
 // Round is the sequence that the next record will have.
 func (f *Feed) Round() uint64 { return f.seq }
 
+// Rest is how many leases are left in this round.
+func (f *Feed) Rest() int { return len(f.leases) - f.next }
+
 // Fill makes the next len(records) records. With no more than Leases of them,
 // no lease comes up twice.
 func (f *Feed) Fill(records []ledger.Record) {
