@@ -64,9 +64,22 @@ test-skips: build tools ## list the tests that skip here, and what each is missi
 race: ## run the tests of what has goroutines under the race detector
 	$(GO) test -race -short -timeout 15m ./raftstore/... ./settlement/... ./driver/hostd/... ./driver/session/... ./driver/spool/... ./driver/plugin/... ./cli/command/...
 
+PG15 := /usr/lib/postgresql/15/bin/postgres
+
 .PHONY: bench
-bench: ## measure the ledger
-	$(GO) test -run '^$$' -bench . -benchmem ./settlement/ledger
+bench: $(if $(wildcard $(PG15)),,bench-postgres) ## measure settlement beside PostgreSQL 15: a table and build/bench.json (ARGS="-quick", "-no-postgres", ...)
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -o bin/ ./settlement/bench/joule-bench
+	bin/joule-bench $(ARGS)
+
+.PHONY: bench-postgres
+bench-postgres:
+	@if [[ "$(ARGS)" = *-no-postgres* ]]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "PostgreSQL 15 is not installed: installing Debian's package"; \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends postgresql-15 postgresql-client-15; \
+	else \
+		echo "PostgreSQL 15 is not installed. As root: apt-get install postgresql-15 postgresql-client-15; or ARGS=-no-postgres" >&2; exit 1; \
+	fi
 
 .PHONY: fmt
 fmt: ## format the code

@@ -60,6 +60,19 @@ var table = map[string]rule{
 			"settlement/rate", "settlement/rate/feed", "settlement/server"},
 		theirs: []string{"github.com/hashicorp/hcl/v2"}},
 
+	"settlement/bench": {ours: []string{"settlement/bench/alone", "settlement/bench/cluster", "settlement/bench/postgres",
+		"settlement/bench/workload"}},
+	"settlement/bench/joule-bench": {ours: []string{"settlement/bench"}},
+	"settlement/bench/workload":    {ours: []string{"settlement/ledger"}},
+	"settlement/bench/proc":        {theirs: []string{"golang.org/x/sys/unix"}},
+	"settlement/bench/alone":       {ours: []string{"settlement/bench/proc", "settlement/bench/workload", "settlement/ledger", "settlement/wire"}},
+	"settlement/bench/postgres": {ours: []string{"settlement/bench/proc", "settlement/bench/workload", "settlement/ledger"},
+		theirs: []string{"github.com/jackc/pgx/v5"}},
+	"settlement/bench/cluster": {
+		ours: append([]string{"raftstore", "settlement/bench/proc", "settlement/bench/workload", "settlement/client",
+			"settlement/ledger", "settlement/node", "settlement/nomad", "settlement/server", "settlement/wire"}, apis...),
+		theirs: []string{"connectrpc.com/connect"}},
+
 	"raftstore": {theirs: []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "golang.org/x/sys/unix"}},
 
 	"driver/hostapi":   {},

@@ -147,27 +147,13 @@ func (m *meter) written(ctx context.Context, file *os.File, quiet time.Duration,
 // restored reads the snapshot back. The ledger that it was made of is let go
 // first, as a server that restores has none.
 func (m *meter) restored(file *os.File, out *Snapshot) error {
-	if _, err := file.Seek(0, 0); err != nil {
-		return err
-	}
 	count := m.l.LeaseCount()
 	m.l = nil
 	runtime.GC()
-	before, err := proc.TreeCPU(os.Getpid())
+	l, err := restore(file, &out.RestoreS, &out.RestoreCPUS)
 	if err != nil {
 		return err
 	}
-	t0 := time.Now()
-	l, _, err := wire.ReadSnapshot(file)
-	if err != nil {
-		return err
-	}
-	out.RestoreS = time.Since(t0).Seconds()
-	after, err := proc.TreeCPU(os.Getpid())
-	if err != nil {
-		return err
-	}
-	out.RestoreCPUS = (after - before).Seconds()
 	if l.LeaseCount() != count || l.EntryCount() != m.at {
 		return fmt.Errorf("restored %d leases and %d entries, want %d and %d", l.LeaseCount(), l.EntryCount(), count, m.at)
 	}

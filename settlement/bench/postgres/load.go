@@ -155,7 +155,8 @@ func (b *Bench) Run(ctx context.Context, n int, each time.Duration) (*Load, erro
 			}
 		})
 	}
-	out, err := b.clock(ctx, each, func(on bool) { mu.Lock(); measure = on; mu.Unlock() })
+	out, err := b.clock(ctx, each, func(on bool) { mu.Lock(); measure = on; mu.Unlock() },
+		func() bool { mu.Lock(); defer mu.Unlock(); return total > 0 })
 	cancel()
 	feeding.Wait()
 	done.Wait()
@@ -168,7 +169,7 @@ func (b *Bench) Run(ctx context.Context, n int, each time.Duration) (*Load, erro
 
 // clock lets the load run: a tenth of the time to warm up, then the measured
 // time with a checkpoint in it.
-func (b *Bench) clock(ctx context.Context, each time.Duration, measure func(bool)) (*Load, error) {
+func (b *Bench) clock(ctx context.Context, each time.Duration, measure func(bool), any func() bool) (*Load, error) {
 	wait := func(d time.Duration) error {
 		t := time.NewTimer(d)
 		defer t.Stop()
@@ -210,6 +211,11 @@ func (b *Bench) clock(ctx context.Context, each time.Duration, measure func(bool
 	}
 	if err := wait(each - time.Since(t0)); err != nil {
 		return nil, err
+	}
+	for !any() { // the machine may be busy
+		if err := wait(each); err != nil {
+			return nil, err
+		}
 	}
 	measure(false)
 	wall := time.Since(t0)
