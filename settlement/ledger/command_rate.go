@@ -36,8 +36,8 @@ type RequestWithdrawal struct {
 }
 
 // ConfirmWithdrawal is the second phase, once the money has left: withdrawing →
-// external. The same again changes nothing; with another reference it is a
-// conflict.
+// external. The same again changes nothing; with another reference it is
+// refused: an outside payment is confirmed once.
 type ConfirmWithdrawal struct {
 	Withdrawal WithdrawalID
 	Ref        string // outside reference of the payment; required

@@ -198,8 +198,17 @@ func (s *script) line(line string) {
 		cmd = &ledger.TopUpLease{Lease: ledger.LeaseID(atoi(s.t, a.at(0))), Slices: uint32(a.num("slices", 1))}
 	case "close":
 		cmd = &ledger.CloseLease{Lease: ledger.LeaseID(atoi(s.t, a.at(0))), Reason: ledger.CloseReason(a.num("reason", 1)), Host: ledger.HostID(a.num("host", 0))}
+	case "tick":
+		s.tick()
+		return
+	case "simulate":
+		s.simulate(a)
+		return
+	case "due":
+		s.printDue()
+		return
 	default:
-		s.t.Fatalf("unknown command in %q", line)
+		cmd = s.later(words[0], a)
 	}
 	s.keys++
 	res := s.l.Apply(s.now, &ledger.Envelope{Key: a.str("key", fmt.Sprintf("k%d", s.keys)), Command: cmd})
@@ -279,7 +288,8 @@ func (s *script) print(res *ledger.Result) {
 var (
 	statusNames = []string{"?", "accepted", "repeat", "old", "equivocation", "unknown lease", "wrong host", "lease closed", "decreasing", "invalid"}
 	reasonNames = []string{"none", "finished", "funds", "not run", "operator", "host lost"}
-	moves       = []string{"?", "deposit", "withdraw", "mint", "hold", "release", "charge", "pay", "fee", "accrue", "convert"}
+	moves       = []string{"?", "deposit", "withdraw", "mint", "hold", "release", "charge", "pay", "fee", "accrue", "convert",
+		"request", "return", "correct", "bond", "unbond", "unbonded", "fine", "fine-return", "remedy", "forfeit"}
 	units       = []string{"?", "nUSD", "nJ"}
 )
 
@@ -327,6 +337,9 @@ func (s *script) entry(e *ledger.Entry) string {
 		}
 		return text
 	}
+	if text, ok := s.fineFact(e.Fact); ok {
+		return text
+	}
 	switch f := e.Fact.(type) {
 	case *ledger.RecordRefused:
 		return fmt.Sprintf("refused record %d/%d: %s", f.Record.Lease, f.Record.Seq, statusNames[f.Status])
@@ -353,4 +366,5 @@ func (s *script) final() {
 			map[bool]string{true: "open", false: reasonNames[le.Reason]}[le.Reason == 0], le.LastSeq, totals(le.Billed),
 			le.CostNUSD, le.ChargedNUSD, le.UnconvertedNUSD, le.PaidNJ, le.FeeNJ, le.Carry, le.Hold)
 	}
+	s.finalTables()
 }
