@@ -52,6 +52,9 @@ func Run(ctx context.Context, dir string) (*Report, error) {
 	if last == "" {
 		return nil, fmt.Errorf("audit journal: %q holds no journal", dir)
 	}
+	if err := a.checkLinks(ctx, dir); err != nil {
+		return nil, fmt.Errorf("audit journal: %w", err)
+	}
 	a.finish()
 	return a.r, nil
 }

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"math"
+	"math/big"
 	"strings"
 
 	"github.com/joulecloud/joule/settlement/ledger"
@@ -17,10 +18,25 @@ type books struct {
 	customers map[ledger.CustomerID]*ledger.CustomerCreated
 	suppliers map[ledger.SupplierID]*ledger.SupplierCreated
 	hosts     map[ledger.HostID]*ledger.HostEnrolled
-	rates     map[ledger.RateID]ledger.NUSD
-	rate      ledger.RateID // in force; 0: none
+	rates     rateBooks
 	leases    map[ledger.LeaseID]*lease
 	touched   []*lease // in this block
+	now       ledger.Time
+
+	named       map[accountName]*account
+	withdrawals []withdrawal // by id, from 1
+	corrections uint64
+	corrected   map[ledger.LeaseID]correctedSums
+	stakes      stakeBooks
+	follow      []expected // transfers that are to come next
+	legs        int        // of a correction, to come next
+	leg         expected   // what they have in common
+	links       []link
+}
+
+type accountName struct {
+	name     string
+	currency ledger.Currency
 }
 
 type account struct {
@@ -35,7 +51,10 @@ func (b *books) init(r *Report) {
 		customers: make(map[ledger.CustomerID]*ledger.CustomerCreated),
 		suppliers: make(map[ledger.SupplierID]*ledger.SupplierCreated),
 		hosts:     make(map[ledger.HostID]*ledger.HostEnrolled),
-		rates:     make(map[ledger.RateID]ledger.NUSD),
+		rates:     rateBooks{all: make(map[ledger.RateID]ledger.NUSD), guard: ledger.New().Policy().Guard},
+		named:     make(map[accountName]*account),
+		corrected: make(map[ledger.LeaseID]correctedSums),
+		stakes:    newStakeBooks(),
 		leases:    make(map[ledger.LeaseID]*lease),
 	}
 }
@@ -45,9 +64,12 @@ func (b *books) find(check string, e *ledger.Entry, format string, args ...any) 
 }
 
 func (b *books) entry(e *ledger.Entry) {
+	b.now = e.Time
+	announced := b.follows(e) || b.correctionLeg(e)
+	b.goOn(e)
 	switch e.Kind {
 	case ledger.EntryTransfer:
-		b.transfer(e)
+		b.transfer(e, announced)
 		return
 	case ledger.EntryUsage:
 		b.usage(e)
@@ -60,31 +82,34 @@ func (b *books) entry(e *ledger.Entry) {
 			return
 		}
 		b.accounts[f.ID] = &account{AccountOpened: *f}
+		b.named[accountName{f.Name, f.Currency}] = b.accounts[f.ID]
 	case *ledger.CustomerCreated:
 		b.customers[f.ID] = f
 	case *ledger.SupplierCreated:
 		b.suppliers[f.ID] = f
+		b.stakes.suppliers[f.ID] = &staker{name: f.Name, exposure: new(big.Int)}
 	case *ledger.HostEnrolled:
 		if old, ok := b.hosts[f.ID]; ok {
 			b.find(CheckSignatures, e, "host %d was enrolled before as %q: its key can't change", f.ID, old.Name)
 			return
 		}
 		b.hosts[f.ID] = f
-	case *ledger.RateSet:
-		if f.NUSDPerJoule <= 0 {
-			b.find(CheckConversions, e, "rate %d is %d nUSD per JOULE", f.ID, f.NUSDPerJoule)
-			return
+		if s := b.stakes.suppliers[f.Supplier]; s != nil {
+			s.hosts++
 		}
-		b.rates[f.ID], b.rate = f.NUSDPerJoule, f.ID
 	case *ledger.LeaseOpened:
 		b.opened(e, f)
 	case *ledger.LeaseClosed:
 		b.closed(e, f)
+	default:
+		if !b.rateFact(e) && !b.followFact(e) {
+			b.stakeFact(e)
+		}
 	}
 }
 
 // transfer books a transfer, and checks rules M1 and M2.
-func (b *books) transfer(e *ledger.Entry) {
+func (b *books) transfer(e *ledger.Entry, announced bool) {
 	t := &e.Transfer
 	b.r.Transfers++
 	b.r.checked(CheckBalances)
@@ -111,7 +136,9 @@ func (b *books) transfer(e *ledger.Entry) {
 	if from.Name == "issuance" && from.balance < -int64(ledger.JouleSupplyMax) {
 		b.find(CheckBalances, e, "%d nJ are minted, the cap is %d", -from.balance, int64(ledger.JouleSupplyMax))
 	}
-	b.route(e, from, to)
+	if !announced {
+		b.route(e, from, to)
+	}
 }
 
 // mayOverdraw: only the outside and the mint carry the negative side, and of
@@ -152,6 +179,12 @@ func (b *books) route(e *ledger.Entry, from, to *account) {
 	case ledger.ReasonWithdraw:
 		payer, _, _ := strings.Cut(from.Name, "/")
 		if payer != "customer" && payer != "supplier" && payer != "treasury" || to.Name != "external" || t.Lease != 0 {
+			wrong()
+		}
+		return
+	case ledger.ReasonBond:
+		name, ok := strings.CutPrefix(to.Name, "stake/")
+		if !ok || from.Name != "external" && from.Name != "supplier/"+name || t.Lease != 0 || t.Currency != ledger.JOULE {
 			wrong()
 		}
 		return
@@ -196,8 +229,10 @@ func (b *books) route(e *ledger.Entry, from, to *account) {
 	if !ok || source == "" || target == "" || from.Name != source || to.Name != target {
 		wrong()
 	}
-	if converts := t.Reason != ledger.ReasonHold && t.Reason != ledger.ReasonRelease && t.Reason != ledger.ReasonAccrue; converts && t.Rate != b.rate {
-		b.find(CheckRoutes, e, "a conversion at rate %d while rate %d is in force", t.Rate, b.rate)
+	if converts := t.Reason != ledger.ReasonHold && t.Reason != ledger.ReasonRelease && t.Reason != ledger.ReasonAccrue; converts && t.Rate != b.rates.inForce {
+		b.find(CheckRoutes, e, "a conversion at rate %d while rate %d is in force", t.Rate, b.rates.inForce)
+	} else if converts && b.rates.said != ledger.PauseNone {
+		b.find(CheckRates, e, "a conversion while that is paused, for reason %d", b.rates.said)
 	} else if !converts && t.Rate != 0 {
 		b.find(CheckRoutes, e, "a transfer for reason %d, which converts nothing, at rate %d", t.Reason, t.Rate)
 	}

@@ -12,6 +12,8 @@ type lease struct {
 	used    ledger.Usage // the last; zero before the first
 	closed  bool
 	touched bool
+	// It ended with a charge in JOULE that waits for a rate.
+	deferred bool
 
 	cost     *big.Int // ⌊exact cost⌋ of the usage, nUSD
 	held     int64    // in PayIn
@@ -49,7 +51,7 @@ func costOf(t *ledger.Totals, p *ledger.Prices) *big.Int {
 }
 
 func (b *books) touch(l *lease) {
-	l.rate = b.rates[b.rate]
+	l.rate = b.rates.all[b.rates.inForce]
 	if !l.touched {
 		l.touched = true
 		b.touched = append(b.touched, l)
@@ -70,6 +72,7 @@ func (b *books) opened(e *ledger.Entry, f *ledger.LeaseOpened) {
 	}
 	l := &lease{LeaseOpened: *f, cost: new(big.Int), gross: new(big.Int), fee: new(big.Int), worth: new(big.Int)}
 	b.leases[f.ID] = l
+	b.staked(e, f)
 	b.touch(l)
 }
 
@@ -100,7 +103,7 @@ func (b *books) usage(e *ledger.Entry) {
 	l.cost = costOf(&u.Billed, &l.Prices)
 	if l.PayIn == ledger.JOULE {
 		// A charge below 1 nJ leaves no transfer, only a remainder.
-		l.lastRate = max(l.lastRate, b.rates[b.rate])
+		l.lastRate = max(l.lastRate, b.rates.all[b.rates.inForce])
 	}
 	b.touch(l)
 }
@@ -112,7 +115,12 @@ func (b *books) closed(e *ledger.Entry, f *ledger.LeaseClosed) {
 		return
 	}
 	l.closed = true
-	if l.held != 0 {
+	if s := b.supplierOf(&l.LeaseOpened); s != nil {
+		s.exposure.Sub(s.exposure, hourly(&l.LeaseOpened))
+	}
+	// A charge in JOULE waits for a rate with its hold (rule M6).
+	l.deferred = l.held > 0 && l.PayIn == ledger.JOULE && b.rates.said != ledger.PauseNone
+	if l.held != 0 && !l.deferred {
 		b.find(CheckCharges, e, "lease %d ends with %d still held", f.ID, l.held)
 	}
 	b.touch(l)
@@ -121,7 +129,7 @@ func (b *books) closed(e *ledger.Entry, f *ledger.LeaseClosed) {
 // book adds a lease's transfer to its sums.
 func (b *books) book(e *ledger.Entry, l *lease) {
 	t := &e.Transfer
-	if l.closed && t.Reason != ledger.ReasonConvert && t.Reason != ledger.ReasonPay && t.Reason != ledger.ReasonFee {
+	if l.closed && !l.deferred && t.Reason != ledger.ReasonConvert && t.Reason != ledger.ReasonPay && t.Reason != ledger.ReasonFee {
 		b.find(CheckCharges, e, "a transfer for reason %d after the end of lease %d", t.Reason, l.ID)
 	}
 	switch t.Reason {
@@ -131,18 +139,19 @@ func (b *books) book(e *ledger.Entry, l *lease) {
 		// What is given back could have paid what is owed.
 		b.underCharged(e, l, l.held)
 		l.held -= t.Amount
+		l.deferred = l.deferred && l.held > 0
 	case ledger.ReasonAccrue:
 		l.held -= t.Amount
 		l.charged += t.Amount
 		l.accrued += t.Amount
 	case ledger.ReasonConvert:
 		l.accrued -= t.Amount
-		l.lastRate = b.rates[t.Rate]
+		l.lastRate = b.rates.all[t.Rate]
 	case ledger.ReasonCharge:
 		l.held -= t.Amount
 		if t.Currency == ledger.USD {
 			l.charged += t.Amount
-			l.lastRate = b.rates[t.Rate]
+			l.lastRate = b.rates.all[t.Rate]
 		} else {
 			b.convert(t, l)
 		}
@@ -167,13 +176,17 @@ func (b *books) book(e *ledger.Entry, l *lease) {
 func (b *books) convert(t *ledger.Transfer, l *lease) {
 	nj := big.NewInt(t.Amount)
 	l.gross.Add(l.gross, nj)
-	l.lastRate = b.rates[t.Rate]
+	l.lastRate = b.rates.all[t.Rate]
 	l.worth.Add(l.worth, nj.Mul(nj, big.NewInt(int64(l.lastRate))))
 }
 
 // endBlock checks the leases that the block touched: between blocks every
 // command has run to its end.
 func (b *books) endBlock() {
+	if len(b.follow) > 0 || b.legs > 0 {
+		b.find(CheckRoutes, &ledger.Entry{}, "the block ends, and %d transfers that it announces are not there", len(b.follow)+b.legs)
+		b.follow, b.legs = nil, 0
+	}
 	for _, l := range b.touched {
 		l.touched = false
 		e := &ledger.Entry{}
@@ -217,8 +230,9 @@ func (b *books) underCharged(e *ledger.Entry, l *lease, held int64) {
 		}
 		return
 	}
-	// A job's budget is in USD: it may bar a charge that the hold could pay.
-	if _, charged := l.converts(); l.Budget == 0 && charged.Cmp(l.cost) < 0 {
+	// A job's budget is in USD: it may bar a charge that the hold could pay. A
+	// pause does too.
+	if _, charged := l.converts(); l.Budget == 0 && b.rates.said == ledger.PauseNone && charged.Cmp(l.cost) < 0 {
 		owed := new(big.Int).Sub(l.cost, charged)
 		need := owed.Mul(owed, nano)
 		// One nJ of remainder and one of rounding either way.

@@ -18,10 +18,16 @@ const (
 	CheckRoutes      = "routes"
 	CheckCharges     = "charges"
 	CheckConversions = "conversions"
+	CheckRates       = "rates"
+	CheckWithdrawals = "withdrawals"
+	CheckCorrections = "corrections"
+	CheckStakes      = "stakes"
+	CheckFines       = "fines"
 	CheckSignatures  = "signatures"
 )
 
-var checks = [...]string{CheckFiles, CheckChain, CheckReplay, CheckBalances, CheckRoutes, CheckCharges, CheckConversions, CheckSignatures}
+var checks = [...]string{CheckFiles, CheckChain, CheckReplay, CheckBalances, CheckRoutes, CheckCharges, CheckConversions,
+	CheckRates, CheckWithdrawals, CheckCorrections, CheckStakes, CheckFines, CheckSignatures}
 
 // FindingsMax is how many findings of one check a report carries in full; the
 // verdict counts all of them.

@@ -23,6 +23,15 @@ type Lease struct {
 	PaidNJ      ledger.NJ   // to the supplier
 	FeeNJ       ledger.NJ
 	Conversions []Conversion // by rate, in the order of their first use
+
+	// What came after the charges, and is in none of the sums above.
+	Corrections []*ledger.CorrectionMade
+	Refunded    int64     // by corrections to the customer less what they took from it, in the payer's currency
+	TakenBackNJ ledger.NJ // by corrections from the supplier less what they gave it
+	FinedNJ     ledger.NJ // of the supplier for this lease, less what was given back
+	RemedyNJ    ledger.NJ // to the customer, out of fines
+
+	customer, supplier ledger.AccountID // as the transfers show them; 0: not yet
 }
 
 // Conversion is what a lease converted at one rate.
@@ -45,6 +54,8 @@ func Fold(entries []ledger.Entry) (*Lease, error) {
 			l.Closed, l.ClosedAt = e.Fact.(*ledger.LeaseClosed), e.Time
 		case ledger.EntryUsage:
 			l.Usage = e.Usage
+		case ledger.EntryCorrection:
+			l.Corrections = append(l.Corrections, e.Fact.(*ledger.CorrectionMade))
 		case ledger.EntryTransfer:
 			if err := l.add(&e.Transfer); err != nil {
 				return nil, fmt.Errorf("journal entry %d: %w", e.Seq, err)
@@ -57,6 +68,7 @@ func Fold(entries []ledger.Entry) (*Lease, error) {
 func (l *Lease) add(t *ledger.Transfer) error {
 	switch t.Reason {
 	case ledger.ReasonHold:
+		l.customer = t.Debit
 		l.Held += t.Amount
 	case ledger.ReasonRelease:
 		l.Held -= t.Amount
@@ -73,10 +85,12 @@ func (l *Lease) add(t *ledger.Transfer) error {
 		if t.Currency == ledger.USD {
 			l.at(t.Rate).USD += ledger.NUSD(t.Amount)
 		} else {
+			l.supplier = t.Credit
 			l.at(t.Rate).PaidNJ += ledger.NJ(t.Amount)
 			l.PaidNJ += ledger.NJ(t.Amount)
 		}
 	case ledger.ReasonPay:
+		l.supplier = t.Credit
 		l.at(t.Rate).PaidNJ += ledger.NJ(t.Amount)
 		l.PaidNJ += ledger.NJ(t.Amount)
 	case ledger.ReasonFee:
@@ -86,10 +100,34 @@ func (l *Lease) add(t *ledger.Transfer) error {
 		}
 		l.at(t.Rate).FeeNJ += ledger.NJ(t.Amount)
 		l.FeeNJ += ledger.NJ(t.Amount)
+	case ledger.ReasonCorrect:
+		l.correct(t)
+	case ledger.ReasonFine:
+		l.FinedNJ += ledger.NJ(t.Amount)
+	case ledger.ReasonFineReturn:
+		l.FinedNJ -= ledger.NJ(t.Amount)
+	case ledger.ReasonRemedy:
+		l.RemedyNJ += ledger.NJ(t.Amount)
+	case ledger.ReasonForfeit: // between escrow and treasury
 	default:
 		return fmt.Errorf("transfer reason %d does not belong to a lease", t.Reason)
 	}
 	return nil
+}
+
+func (l *Lease) correct(t *ledger.Transfer) {
+	switch l.customer {
+	case t.Credit:
+		l.Refunded += t.Amount
+	case t.Debit:
+		l.Refunded -= t.Amount
+	}
+	switch l.supplier {
+	case t.Debit:
+		l.TakenBackNJ += ledger.NJ(t.Amount)
+	case t.Credit:
+		l.TakenBackNJ -= ledger.NJ(t.Amount)
+	}
 }
 
 func (l *Lease) at(rate ledger.RateID) *Conversion {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/joulecloud/joule/settlement/ledger"
 )
@@ -89,10 +90,46 @@ func TestFold(t *testing.T) {
 	want := &Lease{Opened: opened, OpenedAt: 5, Usage: ledger.Usage{Lease: 1, Seq: 2}, Closed: closed, ClosedAt: 9,
 		Held: 0, Charged: 50, Accrued: 5, PaidNJ: 890, FeeNJ: 10,
 		Conversions: []Conversion{{Rate: 1, USD: 30, PaidNJ: 590, FeeNJ: 10}, {Rate: 2, USD: 15, PaidNJ: 300}}}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Lease{})); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 	if _, err := Fold([]ledger.Entry{transfer(ledger.ReasonDeposit, ledger.USD, 1, 0)}); err == nil {
 		t.Error("a deposit in a lease's entries: got no error")
+	}
+}
+
+// Corrections, fines and remedies are told apart from what was charged and
+// paid, which they leave as it was.
+func TestFoldOfWhatCameAfter(t *testing.T) {
+	const customer, hold, treasury, supplier, escrow = 8, 9, 5, 12, 14
+	move := func(reason ledger.Reason, from, to ledger.AccountID, cur ledger.Currency, amount int64) ledger.Entry {
+		e := transfer(reason, cur, amount, 0)
+		e.Transfer.Debit, e.Transfer.Credit = from, to
+		return e
+	}
+	made := &ledger.CorrectionMade{ID: 1, Lease: 1, Corrects: 3, Legs: 4}
+	got, err := Fold([]ledger.Entry{
+		{Kind: ledger.EntryLeaseOpened, Fact: &ledger.LeaseOpened{ID: 1, PayIn: ledger.USD}},
+		move(ledger.ReasonHold, customer, hold, ledger.USD, 100),
+		move(ledger.ReasonCharge, hold, treasury, ledger.USD, 100),
+		move(ledger.ReasonPay, treasury, supplier, ledger.JOULE, 900),
+		{Kind: ledger.EntryCorrection, Fact: made},
+		move(ledger.ReasonCorrect, treasury, customer, ledger.USD, 40),
+		move(ledger.ReasonCorrect, customer, treasury, ledger.USD, 1),
+		move(ledger.ReasonCorrect, supplier, treasury, ledger.JOULE, 300),
+		move(ledger.ReasonCorrect, treasury, supplier, ledger.JOULE, 20),
+		move(ledger.ReasonFine, supplier, escrow, ledger.JOULE, 70),
+		move(ledger.ReasonFineReturn, escrow, supplier, ledger.JOULE, 10),
+		move(ledger.ReasonRemedy, escrow, customer, ledger.JOULE, 50),
+		move(ledger.ReasonForfeit, escrow, treasury, ledger.JOULE, 10),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Charged != 100 || got.PaidNJ != 900 || got.Held != 0 {
+		t.Errorf("charged %d, paid %d, held %d, want 100, 900, 0", got.Charged, got.PaidNJ, got.Held)
+	}
+	if got.Refunded != 39 || got.TakenBackNJ != 280 || got.FinedNJ != 60 || got.RemedyNJ != 50 || len(got.Corrections) != 1 || got.Corrections[0] != made {
+		t.Errorf("got %+v", got)
 	}
 }

@@ -55,7 +55,7 @@ type FailWithdrawal struct {
 // is the correction's id.
 type Correct struct {
 	Lease    LeaseID
-	Entry    uint64 // sequence of the entry that is corrected
+	Entry    uint64 // sequence of the entry of this lease that is corrected; whoever proposes looks it up, the audit checks it
 	Legs     []CorrectionLeg
 	Operator string
 	Why      string
