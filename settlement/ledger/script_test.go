@@ -290,7 +290,7 @@ var (
 	reasonNames = []string{"none", "finished", "funds", "not run", "operator", "host lost"}
 	moves       = []string{"?", "deposit", "withdraw", "mint", "hold", "release", "charge", "pay", "fee", "accrue", "convert",
 		"request", "return", "correct", "bond", "unbond", "unbonded", "fine", "fine-return", "remedy", "forfeit"}
-	units       = []string{"?", "nUSD", "nJ"}
+	units = []string{"?", "nUSD", "nJ"}
 )
 
 func totals(t ledger.Totals) string {
