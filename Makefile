@@ -64,6 +64,10 @@ test-skips: build tools ## list the tests that skip here, and what each is missi
 race: ## run the tests of what has goroutines under the race detector
 	$(GO) test -race -short -timeout 15m ./raftstore/... ./settlement/... ./driver/hostd/... ./driver/session/... ./driver/spool/... ./driver/plugin/... ./cli/command/...
 
+.PHONY: sim
+sim: ## run simulated clusters on broken networks and disks (SIM_TIME=1m, SIM_SEED=n for one again)
+	SIM_TIME=$(or $(SIM_TIME),1m) SIM_SEED=$(SIM_SEED) $(GO) test -v -count=1 -timeout 0 -run TestSimulation ./settlement/sim | grep -v -e '--- PASS: TestSimulation/' -e '=== RUN'
+
 PG15 := /usr/lib/postgresql/15/bin/postgres
 
 .PHONY: bench

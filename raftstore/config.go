@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/types"
 )
 
 // EntryBytesMax is the most that one entry may carry. The log store's own
@@ -44,6 +45,14 @@ type Transport interface {
 type LogStore interface {
 	raft.LogStore
 	raft.StableStore
+}
+
+// LogDisk is where the log's files are. A test gives one that breaks.
+type LogDisk struct {
+	VFS          types.VFS       // segments
+	Meta         types.MetaStore // list of segments, Raft term and vote; the store closes it
+	Mark         MarkFile        // the store closes it
+	SegmentBytes int
 }
 
 // Config says how a store is opened.
@@ -93,7 +102,7 @@ type Config struct {
 	Listener  net.Listener       // instead of BindAddr; the store closes it
 	Transport Transport          // instead of a network one
 	LogStore  LogStore           // instead of a raft-wal in Dir
-	LogMark   MarkFile           // beside LogStore; nil: none
+	LogDisk   *LogDisk           // where its own raft-wal is, instead of Dir
 	Snapshots raft.SnapshotStore // instead of files in Dir
 
 	segmentBytes int // of raft-wal, in this package's tests; 0: its default

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -411,4 +412,76 @@ func TestSegmentFilledAtACrash(t *testing.T) {
 		}
 		again.wal.Close()
 	}
+}
+
+// A server that stops while it installs a snapshot has both the snapshot and
+// the log from before it: it goes on behind the snapshot. Where the snapshot
+// can't be restored it must not start from an older one, since what lies
+// between the two is nowhere.
+func TestStopWhileASnapshotIsInstalled(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cfg := testConfig(t, "s1", dir)
+	s := mustOpen(t, cfg, &list{})
+	mustLead(t, s)
+	for i := range 10 {
+		mustPropose(t, s, fmt.Sprint("entry ", i))
+	}
+	if err := s.TakeSnapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conf := s.raft.GetConfiguration().Configuration()
+	term := s.raft.CurrentTerm()
+	s.Close()
+	// The snapshot that was being installed.
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, trans := raft.NewInmemTransport("")
+	sink, err := snaps.Create(raft.SnapshotVersionMax, 100, term, conf, 1, trans)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&fsmSnapshot{s: listSnapshot{[]byte("from the snapshot")}, index: 100}).Persist(sink); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	refusal := errors.New("this state machine can't take it")
+	picky := &picky{list: &list{}, refuse: 1, err: refusal}
+	if s, err := Open(cfg, picky, testLog(t)); !errors.Is(err, refusal) {
+		if err == nil {
+			s.Close()
+		}
+		t.Fatalf("open where the newest snapshot is refused: got %v, want %v", err, refusal)
+	}
+	sm := &list{}
+	s = mustOpen(t, cfg, sm)
+	mustLead(t, s)
+	if index := mustPropose(t, s, "next"); index <= 100 {
+		t.Errorf("the next entry: got index %d, want one behind the snapshot", index)
+	}
+	if got, want := sm.strings(), []string{"from the snapshot", "next"}; !slices.Equal(got, want) {
+		t.Errorf("entries: got %q, want %q", got, want)
+	}
+	s.Close()
+	sm = &list{}
+	mustLead(t, mustOpen(t, cfg, sm))
+}
+
+// picky refuses its first restores.
+type picky struct {
+	*list
+	refuse int
+	err    error
+}
+
+func (p *picky) Restore(r io.Reader) error {
+	if p.refuse > 0 {
+		p.refuse--
+		return p.err
+	}
+	return p.list.Restore(r)
 }

@@ -41,6 +41,10 @@ type Snapshot interface {
 // it to the state machine.
 var snapshotMagic = []byte("joule raft snapshot v1\n")
 
+// SnapshotHeaderSize is how many bytes stand before the state machine's own in
+// a stored snapshot.
+const SnapshotHeaderSize = 23 + 8
+
 // fsm is the library's view of a StateMachine. It follows the applied index,
 // since the library's own counts what is queued for applying.
 type fsm struct {
@@ -49,6 +53,7 @@ type fsm struct {
 	applied progress
 	running atomic.Bool // set when Open is through
 	fatal   func(error)
+	refused error // by the first Restore while Open runs that failed
 }
 
 var _ raft.BatchingFSM = (*fsm)(nil)
@@ -92,14 +97,18 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // older snapshot. Later the state is lost and the server must stop.
 func (f *fsm) Restore(rc io.ReadCloser) error {
 	err := f.restore(rc)
-	if err != nil && f.running.Load() {
+	if !f.running.Load() {
+		if f.refused == nil {
+			f.refused = err
+		}
+	} else if err != nil {
 		f.fatal(fmt.Errorf("restore snapshot: %w", err))
 	}
 	return err
 }
 
 func (f *fsm) restore(r io.Reader) error {
-	header := make([]byte, len(snapshotMagic)+8)
+	header := make([]byte, SnapshotHeaderSize)
 	if _, err := io.ReadFull(r, header); err != nil {
 		return fmt.Errorf("read snapshot header: %w", err)
 	}

@@ -102,11 +102,18 @@ func open(cfg Config, sm StateMachine, log *slog.Logger, wrap func(Transport) Tr
 	if err := s.bootstrap(rc, store, snaps); err != nil {
 		return nil, err
 	}
+	if err := dropCoveredLog(store, snaps); err != nil {
+		return nil, err
+	}
+	snaps = reachingSnapshots{snaps, store}
 	cache, err := raft.NewLogCache(s.cfg.LogCacheEntries, store)
 	if err != nil {
 		return nil, err
 	}
 	if s.raft, err = newRaft(rc, s.fsm, cache, store, snaps, s.trans); err != nil {
+		if s.fsm.refused != nil { // the library only says that there is no good snapshot
+			err = fmt.Errorf("%w: %w", err, s.fsm.refused)
+		}
 		return nil, err
 	}
 	s.fsm.running.Store(true)
@@ -138,9 +145,18 @@ func newRaft(rc *raft.Config, f *fsm, logs raft.LogStore, stable raft.StableStor
 
 func (s *Store) openLog() (*failStop, error) {
 	if s.cfg.LogStore != nil {
-		return s.sealLog(s.cfg.LogStore, mark{s.cfg.LogMark})
+		return s.sealLog(s.cfg.LogStore, mark{})
 	}
 	dir := filepath.Join(s.cfg.Dir, "log")
+	if d := s.cfg.LogDisk; d != nil {
+		s.markFile = d.Mark
+		w, err := openWALIn(dir, d.SegmentBytes, d.Meta, d.VFS, newHCLogger(s.log, "raft.log"))
+		if err != nil {
+			return nil, fmt.Errorf("open raft log: %w", err)
+		}
+		s.wal = w
+		return s.sealLog(w, mark{d.Mark})
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create raft log directory: %w", err)
 	}

@@ -158,6 +158,10 @@ func TestCorruptSnapshotIsRefused(t *testing.T) {
 		s.Close()
 		t.Fatal("open with a flipped bit in the only snapshot: got no error")
 	}
+	refusal := errors.New("a reason of the state machine")
+	if _, err := Open(cfg, &list{restore: refusal}, testLog(t)); !errors.Is(err, refusal) && !strings.Contains(err.Error(), "snapshot") {
+		t.Errorf("open: got %v, without a reason", err)
+	}
 	// The refusal let go of everything: putting the bit back is enough.
 	b[len(b)-1] ^= 1
 	if err := os.WriteFile(files[0], b, 0o600); err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
@@ -98,4 +99,67 @@ func renewSealedTail(dir string, meta types.MetaStore, filer types.SegmentFiler,
 		state.Segments = append(state.Segments, next) // Open makes its file
 	}
 	return meta.CommitState(state)
+}
+
+// dropCoveredLog finishes what a stop in the middle of installing a snapshot
+// left half done: the snapshot is on disk, the older log that it replaces still
+// there. The library would go on behind the snapshot, which the log store
+// refuses to append to the older log, at each start again. Only a snapshot that
+// can be read replaces anything.
+func dropCoveredLog(store *failStop, snaps raft.SnapshotStore) error {
+	last, err := store.LastIndex()
+	if err != nil {
+		return fmt.Errorf("read the log's last index: %w", err)
+	}
+	metas, err := snaps.List()
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	if last == 0 || len(metas) == 0 || metas[0].Index <= last {
+		return nil
+	}
+	_, r, err := snaps.Open(metas[0].ID) // which checks the whole of it
+	if err != nil {
+		return fmt.Errorf("the log ends at entry %d and the snapshot at %d behind it can't be read: %w", last, metas[0].Index, err)
+	}
+	if err := r.Close(); err != nil {
+		return fmt.Errorf("close snapshot: %w", err)
+	}
+	first, err := store.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("read the log's first index: %w", err)
+	}
+	return store.DeleteRange(first, last)
+}
+
+// reachingSnapshots leaves out older snapshots where the log does not reach
+// back from the newest: when that one can't be restored the library takes an
+// older one, and without the log between the two the server would go on from a
+// state that lacks what it has acknowledged.
+type reachingSnapshots struct {
+	raft.SnapshotStore
+	log *failStop
+}
+
+// List implements raft.SnapshotStore.
+func (s reachingSnapshots) List() ([]*raft.SnapshotMeta, error) {
+	metas, err := s.SnapshotStore.List()
+	if err != nil || len(metas) < 2 {
+		return metas, err
+	}
+	first, err := s.log.FirstIndex()
+	if err != nil {
+		return nil, err
+	}
+	last, err := s.log.LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	n := 1
+	for ; n < len(metas); n++ {
+		if first == 0 || metas[n].Index+1 < first || last < metas[0].Index {
+			break
+		}
+	}
+	return metas[:n], nil
 }

@@ -76,6 +76,13 @@ type write struct {
 // New returns an empty disk.
 func New() *Disk { return &Disk{names: map[string]*inode{}, disk: map[string]*inode{}} }
 
+// SetFault sets Fault while the disk is in use.
+func (d *Disk) SetFault(fault func(Op) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.Fault = fault
+}
+
 // Ops is the number of operations so far.
 func (d *Disk) Ops() int {
 	d.mu.Lock()
@@ -202,6 +209,9 @@ func (d *Disk) Flip(path string, bit int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := d.names[path]
+	if n == nil {
+		return
+	}
 	for _, b := range [][]byte{n.data, n.synced} {
 		if bit/8 < int64(len(b)) {
 			b[bit/8] ^= 1 << (bit % 8)
