@@ -7,6 +7,10 @@ SHELL := /bin/bash
 
 GO ?= go
 GOFLAGS_BUILD := -trimpath
+# NVIDIA's symbols are resolved when its library is loaded, never at the start.
+PROBE_LDFLAGS := -extldflags=-Wl,-z,lazy
+# NVIDIA's header says of many functions that they are deprecated.
+export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 TOOLS := build/bin
 # runc from PATH where there is one, else the one that `make tools` builds.
 RUNC := $(shell command -v runc 2>/dev/null || echo $(CURDIR)/$(TOOLS)/runc)
@@ -25,6 +29,9 @@ help: ## show this list
 build: ## build our binaries into bin/
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -o bin/ ./cli/joule ./driver/joule-shim
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -o bin/plugins/ ./driver/nomad-driver-joule
+	@if command -v "$$($(GO) env CC)" >/dev/null; then \
+		CGO_ENABLED=1 $(GO) build $(GOFLAGS_BUILD) -ldflags '$(PROBE_LDFLAGS)' -o bin/ ./driver/joule-gpu-probe; \
+	else echo "no C compiler: joule-gpu-probe is not built, and GPUs are not metered"; fi
 
 .PHONY: tools
 tools: $(TOOLS)/nomad $(if $(filter $(CURDIR)/%,$(RUNC)),$(TOOLS)/runc) ## build Nomad (and runc where there is none) from the module proxy

@@ -93,6 +93,9 @@ var table = map[string]rule{
 		ours: []string{"driver/hostapi", "settlement/money"},
 		theirs: []string{"github.com/hashicorp/nomad/", "github.com/hashicorp/go-hclog", "github.com/hashicorp/go-plugin",
 			"github.com/hashicorp/hcl/v2", "golang.org/x/sys/unix", "github.com/creack/pty"}},
+	"driver/gpu":                {theirs: []string{"golang.org/x/sys/unix"}},
+	"driver/gpu/probe":          {ours: []string{"driver/gpu"}, theirs: []string{"github.com/NVIDIA/go-nvml"}},
+	"driver/joule-gpu-probe":    {ours: []string{"driver/gpu/probe"}},
 	"driver/nomad-driver-joule": {ours: []string{"driver/plugin"}, theirs: []string{"github.com/hashicorp/"}},
 	"driver/joule-shim":         {ours: []string{"driver/shim"}},
 
@@ -112,6 +115,7 @@ var table = map[string]rule{
 
 // testSupport are packages that only tests import.
 var testSupport = []string{"cli/archtest", "cli/e2e", "cli/command/commandtest", "driver/session/sessiontest",
+	"driver/gpu/nvmlstub",
 	"driver/procevent/tracetest", "raftstore/faultfs", "settlement/sim", "settlement/ledger/ledgertest"}
 
 type goPackage struct {
@@ -190,6 +194,25 @@ func TestDriverAndSettlementAreApart(t *testing.T) {
 			}
 			if strings.HasPrefix(name, "settlement/") && strings.HasPrefix(imp, "driver/") {
 				t.Errorf("the table lets %s import %s", name, imp)
+			}
+		}
+	}
+}
+
+// NVIDIA's library can take its process down: only the probe may link it, and
+// with it the C library.
+func TestOnlyTheProbeLinksNVML(t *testing.T) {
+	for _, main := range []string{"cli/joule", "driver/nomad-driver-joule", "driver/joule-shim"} {
+		cmd := exec.Command("go", "list", "-deps", module+main)
+		cmd.Dir = filepath.Join("..", "..")
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for imp := range strings.FieldsSeq(string(out)) {
+			if strings.Contains(imp, "go-nvml") || imp == module+"driver/gpu/probe" {
+				t.Errorf("%s links %s", main, imp)
 			}
 		}
 	}
