@@ -182,3 +182,14 @@ func (s *Store) Stats() Stats {
 	}
 	return st
 }
+
+// Listed reports whether the newest configuration has this server under the
+// address at which it is reached now.
+func (s *Store) Listed() bool {
+	for _, srv := range s.raft.GetConfiguration().Configuration().Servers {
+		if string(srv.ID) == s.cfg.ID {
+			return string(srv.Address) == s.addr
+		}
+	}
+	return false
+}

@@ -99,6 +99,7 @@ type Config struct {
 	// the Raft term, the library panics). Required.
 	Fatal func(error)
 
+	Mux       *Mux               // instead of BindAddr, AdvertiseAddr and TLS; the store doesn't close it
 	Listener  net.Listener       // instead of BindAddr; the store closes it
 	Transport Transport          // instead of a network one
 	LogStore  LogStore           // instead of a raft-wal in Dir
@@ -160,7 +161,7 @@ func (c *Config) Validate() error {
 	if c.Fatal == nil {
 		bad("fatal", "must be set")
 	}
-	if c.Listener == nil && c.Transport == nil {
+	if c.Listener == nil && c.Transport == nil && c.Mux == nil {
 		if _, _, err := net.SplitHostPort(c.BindAddr); err != nil {
 			bad("bind_addr", "must be host:port (got %q)", c.BindAddr)
 		}
@@ -195,18 +196,23 @@ func (c *Config) Validate() error {
 	if c.SnapshotsRetained < 1 {
 		bad("snapshots_retained", "must be at least 1 (got %d)", c.SnapshotsRetained)
 	}
-	if t := c.TLS; t != nil {
-		if t.ClientAuth != tls.RequireAndVerifyClientCert || t.ClientCAs == nil || t.RootCAs == nil {
-			bad("tls", "must require and verify client certificates and have client and root certificate pools")
-		}
-		if t.InsecureSkipVerify {
-			bad("tls", "must verify the server's certificate")
-		}
-		if len(t.Certificates) == 0 && (t.GetCertificate == nil || t.GetClientCertificate == nil) {
-			bad("tls", "must have a certificate for both directions")
-		}
+	if c.TLS != nil {
+		validateTLS(c.TLS, bad)
 	}
 	return errors.Join(errs...)
+}
+
+// validateTLS refuses what would let a stranger speak Raft.
+func validateTLS(t *tls.Config, bad func(field, format string, args ...any)) {
+	if t.ClientAuth != tls.RequireAndVerifyClientCert || t.ClientCAs == nil || t.RootCAs == nil {
+		bad("tls", "must require and verify client certificates and have client and root certificate pools")
+	}
+	if t.InsecureSkipVerify {
+		bad("tls", "must verify the server's certificate")
+	}
+	if len(t.Certificates) == 0 && (t.GetCertificate == nil || t.GetClientCertificate == nil) {
+		bad("tls", "must have a certificate for both directions")
+	}
 }
 
 func (c *Config) validateBootstrap(bad func(field, format string, args ...any)) {

@@ -29,6 +29,10 @@ var (
 	// ErrLocked is returned by Open when another process has the directory.
 	ErrLocked = errors.New("another process has the directory open")
 
+	// ErrNotAlone is returned by Open when Config.Bootstrap names this server
+	// alone and its directory is that of a member of a larger cluster.
+	ErrNotAlone = errors.New("this server is a member of a larger cluster")
+
 	// ErrAlone is returned by AddVoter and AddNonvoter on a server that was
 	// opened with the short timeouts of a lone server.
 	ErrAlone = errors.New("this server runs with the timeouts of a lone server; set the timeouts and restart it before servers are added")

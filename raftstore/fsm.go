@@ -36,7 +36,7 @@ type Snapshot interface {
 	Release()
 }
 
-// A stored snapshot begins with this and the index of the last entry in it,
+// A stored snapshot begins with this and the index of the last command in it,
 // little-endian: Raft keeps that index beside the snapshot but does not tell
 // it to the state machine.
 var snapshotMagic = []byte("joule raft snapshot v1\n")
@@ -51,7 +51,8 @@ type fsm struct {
 	sm      StateMachine
 	done    BatchDone // nil: not wanted
 	applied progress
-	running atomic.Bool // set when Open is through
+	command atomic.Uint64 // index of the last entry that the state machine was shown
+	running atomic.Bool   // set when Open is through
 	fatal   func(error)
 	refused error // by the first Restore while Open runs that failed
 }
@@ -77,8 +78,11 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			last = l.Index
 		}
 	}
-	if f.done != nil && last > 0 {
-		f.done.BatchDone(last)
+	if last > 0 {
+		if f.done != nil {
+			f.done.BatchDone(last)
+		}
+		f.command.Store(last)
 	}
 	f.applied.advance(logs[len(logs)-1].Index)
 	return out
@@ -90,7 +94,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fsmSnapshot{s: s, index: f.applied.load()}, nil
+	return &fsmSnapshot{s: s, index: f.command.Load()}, nil
 }
 
 // Restore implements raft.FSM. At start an error makes the library try an
@@ -118,7 +122,9 @@ func (f *fsm) restore(r io.Reader) error {
 	if err := f.sm.Restore(r); err != nil {
 		return err
 	}
-	f.applied.set(binary.LittleEndian.Uint64(header[len(snapshotMagic):]))
+	index := binary.LittleEndian.Uint64(header[len(snapshotMagic):])
+	f.command.Store(index)
+	f.applied.set(index)
 	return nil
 }
 

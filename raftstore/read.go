@@ -102,6 +102,11 @@ func (s *Store) WaitApplied(ctx context.Context, index uint64) error {
 // applied or got by a snapshot.
 func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.load() }
 
+// CommandIndex is the index of the last entry that the state machine was shown
+// or got by a snapshot. Unlike AppliedIndex it counts nothing that only this
+// server knows, so another server that waits for it gets there.
+func (s *Store) CommandIndex() uint64 { return s.fsm.command.Load() }
+
 // stopped is nil while the store works.
 func (s *Store) stopped() error {
 	if s.failure.cause() != nil { // the shutdown may still be under way
@@ -115,4 +120,33 @@ func (s *Store) stopped() error {
 	default:
 		return nil
 	}
+}
+
+// LeaderRead is VerifyRead without asking the others: this server takes itself
+// for the leader, and its state machine has every entry that was committed as
+// far as it knows. A leader that was paused or cut off may have been superseded
+// within its lease. Errors as VerifyRead.
+func (s *Store) LeaderRead(ctx context.Context) error {
+	err := s.leaderRead(ctx)
+	if err != nil {
+		if stopped := s.stopped(); stopped != nil {
+			return stopped
+		}
+	}
+	return err
+}
+
+func (s *Store) leaderRead(ctx context.Context) error {
+	if !s.IsLeader() {
+		return s.notLeader()
+	}
+	term := s.raft.CurrentTerm()
+	if s.readTerm.Load() != term {
+		return s.firstRead(ctx)
+	}
+	commit := s.raft.CommitIndex()
+	if !s.IsLeader() || s.raft.CurrentTerm() != term {
+		return s.notLeader()
+	}
+	return s.fsm.applied.wait(ctx, commit, s.down, s.downErr)
 }

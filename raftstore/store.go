@@ -123,7 +123,7 @@ func open(cfg Config, sm StateMachine, log *slog.Logger, wrap func(Transport) Tr
 	go s.stopOnFailure()
 
 	if n := len(s.Peers()); s.alone && n > 1 {
-		err := fmt.Errorf("raft.bootstrap: names this server alone but the configuration in %q has %d servers: name them all, or set the timeouts", cfg.Dir, n)
+		err := fmt.Errorf("raft.bootstrap: names this server alone but the configuration in %q has %d servers: name them all, or set the timeouts: %w", cfg.Dir, n, ErrNotAlone)
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -197,6 +197,9 @@ func (s *Store) openTransport() (Transport, error) {
 	if s.cfg.Transport != nil {
 		return s.cfg.Transport, nil
 	}
+	if s.cfg.Mux != nil {
+		return s.networkTransport(newMuxStream(s.cfg.Mux)), nil
+	}
 	l := s.cfg.Listener
 	if l == nil {
 		var err error
@@ -214,13 +217,17 @@ func (s *Store) openTransport() (Transport, error) {
 		l.Close()
 		return nil, fmt.Errorf("raft.advertise_addr: must be set, since others can't dial bind_addr %q", s.cfg.BindAddr)
 	}
+	return s.networkTransport(newStream(l, advertise, s.cfg.TLS)), nil
+}
+
+func (s *Store) networkTransport(layer raft.StreamLayer) Transport {
 	s.net = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  newStream(l, advertise, s.cfg.TLS),
+		Stream:  layer,
 		MaxPool: 3,
 		Timeout: s.cfg.RPCTimeout,
 		Logger:  newHCLogger(s.log, "raft.net"),
 	})
-	return s.net, nil
+	return s.net
 }
 
 func (s *Store) bootstrap(rc *raft.Config, store *failStop, snaps raft.SnapshotStore) error {

@@ -55,8 +55,12 @@ var table = map[string]rule{
 	"settlement/rate":      {pure: true},
 	"settlement/rate/feed": {ours: []string{"settlement/rate"}},
 	"settlement/client":    {ours: apis, theirs: []string{"connectrpc.com/connect"}},
+	"settlement/tlsca":     {},
+	"settlement/cluster": {
+		ours:   append([]string{"raftstore", "settlement/journal", "settlement/node"}, apis...),
+		theirs: []string{"connectrpc.com/connect"}},
 	"settlement/daemon": {
-		ours: []string{"raftstore", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
+		ours: []string{"raftstore", "settlement/cluster", "settlement/journal", "settlement/tlsca", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
 			"settlement/rate", "settlement/rate/feed", "settlement/server"},
 		theirs: []string{"github.com/hashicorp/hcl/v2"}},
 
@@ -110,7 +114,7 @@ var table = map[string]rule{
 	"cli/demo": {
 		ours:   append([]string{"cli/devcluster", "cli/outside", "driver/hostapi"}, apis...),
 		theirs: []string{"github.com/hashicorp/nomad/api"}},
-	"cli/joule": {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "driver/hostd"}},
+	"cli/joule": {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "settlement/tlsca", "driver/hostd"}},
 }
 
 // testSupport are packages that only tests import.

@@ -54,6 +54,9 @@ type Deps struct {
 	// RunAudit audits a journal directory. A report with findings is not an
 	// error.
 	RunAudit func(ctx context.Context, dir string) (*AuditReport, error)
+	// CreateCA and CreateCert make certificates; both are given or neither.
+	CreateCA   func(CertificateOptions) (*Certificate, error)
+	CreateCert func(CertificateOptions) (*Certificate, error)
 	// PublicKey returns the host key of a host's daemon by its configuration,
 	// creating the key where there is none.
 	PublicKey func(configPath string) (ed25519.PublicKey, error)
@@ -119,6 +122,9 @@ func (b *builder) commands() []*cli.Command {
 	}
 	if b.deps.RunServer != nil {
 		cmds = append(cmds, b.server())
+	}
+	if b.deps.CreateCA != nil {
+		cmds = append(cmds, b.tls())
 	}
 	if b.deps.RunHostd != nil {
 		cmds = append(cmds, b.hostd())

@@ -30,6 +30,9 @@ func deps() command.Deps {
 		RunDemo:   runDemo,
 		RunAudit:  runAudit,
 		PublicKey: publicKey,
+
+		CreateCA:   createCA,
+		CreateCert: createCert,
 	}
 }
 

@@ -19,12 +19,22 @@ type Config struct {
 	Name           string `hcl:"name,optional"`             // of this server; default: the machine's host name
 	DataDir        string `hcl:"data_dir"`                  // absolute
 	Listen         string `hcl:"listen,optional"`           // host:port of the API
-	RaftAddr       string `hcl:"raft_addr,optional"`        // host:port of the replicated log
+	RaftAddr       string `hcl:"raft_addr,optional"`        // host:port at which the other servers reach this one
 	Nomad          string `hcl:"nomad,optional"`            // URL of a Nomad API
 	NomadTokenFile string `hcl:"nomad_token_file,optional"` // an ACL token; mode 0600
 	CertFile       string `hcl:"cert_file,optional"`        // TLS of the API; required unless listen is loopback
 	KeyFile        string `hcl:"key_file,optional"`
 	LogLevel       string `hcl:"log_level,optional"` // debug, info, warn, error
+
+	// Several servers are one cluster. Without these a server is alone.
+	BootstrapExpect int      `hcl:"bootstrap_expect,optional"`  // servers that begin a new cluster together; 0 with retry_join: join one
+	RetryJoin       []string `hcl:"retry_join,optional"`        // raft_addr of the others; this server's own may be among them
+	RaftAdvertise   string   `hcl:"raft_advertise,optional"`    // host:port that the others dial; default: raft_addr
+	RaftCAFile      string   `hcl:"raft_ca_file,optional"`      // TLS between servers; required unless raft_addr is loopback
+	RaftCertFile    string   `hcl:"raft_cert_file,optional"`    // of this server, with the server's name of `joule tls cert create`
+	RaftKeyFile     string   `hcl:"raft_key_file,optional"`     // mode 0600
+	API             string   `hcl:"api_advertise,optional"`     // URL at which clients reach this server; default: from listen
+	RemoveDeadAfter string   `hcl:"remove_dead_after,optional"` // such as 72h: a silent server leaves the cluster; default: never
 
 	Rate *RateConfig `hcl:"rate,block"`
 }
@@ -74,7 +84,7 @@ func (c *Config) Validate() error {
 		return host
 	}
 	host := checkAddr("listen", c.Listen)
-	checkAddr("raft_addr", c.RaftAddr)
+	c.validateCluster(fault, checkAddr("raft_addr", c.RaftAddr))
 	if u, err := url.Parse(c.Nomad); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		fault("nomad: want http://host:port or https://host:port, got %q", c.Nomad)
 	}

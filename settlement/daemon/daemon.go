@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/joulecloud/joule/raftstore"
-	"github.com/joulecloud/joule/settlement/node"
 	"github.com/joulecloud/joule/settlement/nomad"
 	"github.com/joulecloud/joule/settlement/server"
 )
@@ -33,16 +31,11 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	if err != nil {
 		return err
 	}
-	rc := raftstore.Default()
-	rc.ID, rc.BindAddr = cfg.Name, cfg.RaftAddr
-	rc.Bootstrap = []raftstore.Peer{{ID: cfg.Name, Addr: cfg.RaftAddr}}
-	// A disk that failed once is not trusted again: the server ends.
-	rc.Fatal = func(err error) { fail(fmt.Errorf("this server stops: %w", err)) }
-	n, err := node.Open(node.Config{Raft: rc, DataDir: cfg.DataDir}, log)
+	n, _, stopCluster, err := startCluster(ctx, &cfg, version, log, fail)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.Close()) }()
+	defer func() { err = errors.Join(err, stopCluster()) }()
 
 	stopRate, err := startRate(ctx, cfg.Rate, n, log)
 	if err != nil {
@@ -70,10 +63,13 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	hs.Protocols.SetHTTP1(true)
 	hs.Protocols.SetHTTP2(true)
 	hs.Protocols.SetUnencryptedHTTP2(cfg.CertFile == "")
+	if hs.TLSConfig, err = cfg.apiTLS(); err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	served := make(chan error, 1)
 	go func() {
-		if cfg.CertFile != "" {
-			served <- hs.ServeTLS(ln, cfg.CertFile, cfg.KeyFile)
+		if hs.TLSConfig != nil {
+			served <- hs.ServeTLS(ln, "", "")
 		} else {
 			served <- hs.Serve(ln)
 		}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/client"
 )
@@ -30,8 +32,8 @@ func TestLoadKeepsDefaults(t *testing.T) {
 	}
 	want := Default()
 	want.DataDir = "/var/lib/joule"
-	if cfg != want {
-		t.Errorf("got %+v, want %+v", cfg, want)
+	if diff := cmp.Diff(want, cfg); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

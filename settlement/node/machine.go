@@ -1,10 +1,12 @@
 package node
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"sync"
 
@@ -19,12 +21,16 @@ import (
 type machine struct {
 	journal *journal.Journal
 	fatal   func(error) // told once why this server must stop
+	log     *slog.Logger
+	closing context.Context // ends when the node closes
+	peers   Peers           // nil: a journal that ends too early can't be completed
 
 	mu     sync.RWMutex // Apply and Restore write, reads read
 	ledger *ledger.Ledger
 	block  uint64 // sequence of the last applied block
 	digest ledger.Digest
 	failed error // set once: nothing is applied or answered any more
+	hashes hashes
 
 	// Reused by Apply.
 	batch   wire.CommandBatch
@@ -64,6 +70,9 @@ func (m *machine) Apply(index uint64, data []byte) any {
 		return m.fail(fmt.Errorf("log entry %d: %w", index, err))
 	}
 	m.block, m.digest = b.Seq, b.Digest
+	if m.hashes.due(m.block) {
+		m.hashes.start(m)
+	}
 	return results
 }
 
@@ -99,8 +108,8 @@ func (m *machine) Restore(r io.Reader) error {
 	block, digest := binary.LittleEndian.Uint64(extra), ledger.Digest(extra[8:])
 	// The snapshot stands for blocks that will never be applied here again, so
 	// the journal must have them.
-	if last, _ := m.journal.Last(); last < block {
-		return fmt.Errorf("the journal ends at block %d, the snapshot at %d: copy the journal directory from another server", last, block)
+	if err := m.complete(block, digest); err != nil {
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

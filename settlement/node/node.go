@@ -6,6 +6,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,10 @@ type Config struct {
 	Raft      raftstore.Config // its Dir is set by Open
 	DataDir   string           // raft/ and journal/ go below it
 	JournalFS journal.FS       // that has journal/; nil: the machine's
+	Peers     Peers            // nil: commands and reads are refused where this server does not lead
+	// StateHashEvery is after how many blocks a hash over the whole ledger is
+	// made, for comparison between servers, where it must be the same; 0: 16384.
+	StateHashEvery uint64
 }
 
 // Status is a server's state at one instant.
@@ -69,6 +74,11 @@ type Node struct {
 	submits chan *submission
 	slots   chan struct{}
 	clock   clock
+	peers   Peers // nil: none
+
+	leaderReads   rounds
+	verifiedReads rounds
+
 	closing context.Context // ends when Close begins
 	stop    context.CancelFunc
 	done    sync.WaitGroup
@@ -89,16 +99,19 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 			slog.Any("error", torn))
 	}
 	n := &Node{
-		machine: &machine{ledger: ledger.New(), journal: jrn, fatal: cfg.Raft.Fatal},
 		log:     log,
 		submits: make(chan *submission),
 		slots:   make(chan struct{}, proposalsMax),
-	}
-	cfg.Raft.Dir = filepath.Join(cfg.DataDir, "raft")
-	if n.store, err = raftstore.Open(cfg.Raft, n.machine, log); err != nil {
-		return nil, errors.Join(err, jrn.Close())
+		peers:   cfg.Peers,
 	}
 	n.closing, n.stop = context.WithCancel(context.Background())
+	n.machine = &machine{ledger: ledger.New(), journal: jrn, fatal: cfg.Raft.Fatal, log: log, closing: n.closing, peers: cfg.Peers}
+	n.machine.hashes.every = cmp.Or(cfg.StateHashEvery, stateHashEvery)
+	cfg.Raft.Dir = filepath.Join(cfg.DataDir, "raft")
+	if n.store, err = raftstore.Open(cfg.Raft, n.machine, log); err != nil {
+		n.stop()
+		return nil, errors.Join(err, jrn.Close())
+	}
 	n.done.Go(func() { n.gather(n.closing) })
 	n.done.Go(func() { n.runTicks(n.closing) })
 	return n, nil
@@ -108,7 +121,9 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 func (n *Node) Close() error {
 	n.stop()
 	n.done.Wait()
-	return errors.Join(n.store.Close(), n.machine.journal.Close())
+	err := n.store.Close()
+	n.machine.hashes.done.Wait()
+	return errors.Join(err, n.machine.journal.Close())
 }
 
 // Journal is the node's history.
@@ -203,30 +218,21 @@ func (n *Node) gather(ctx context.Context) {
 	}
 }
 
-// propose puts one batch into the log and hands out its results.
+// propose brings one batch to the log and hands out its results.
 func (n *Node) propose(ctx context.Context, batch []*submission) {
-	b := wire.CommandBatch{Time: n.stamp()}
-	for _, s := range batch {
-		b.Envelopes = append(b.Envelopes, s.env)
+	envs := make([]ledger.Envelope, len(batch))
+	for i, s := range batch {
+		envs[i] = s.env
 	}
-	applied, _, err := n.store.Propose(ctx, wire.AppendCommandBatch(nil, &b))
+	results, err := n.carry(ctx, envs)
 	if errors.Is(err, context.Canceled) {
 		err = ErrShutdown
 	}
-	if err != nil {
-		for _, s := range batch {
-			s.result <- outcome{err: err}
-		}
-		return
-	}
-	results, ok := applied.([]ledger.Result)
-	if !ok {
-		for _, s := range batch {
-			s.result <- outcome{err: fmt.Errorf("%w: %w", ErrFailed, applied.(error))}
-		}
-		return
-	}
 	for i, s := range batch {
+		if err != nil {
+			s.result <- outcome{err: err}
+			continue
+		}
 		s.result <- outcome{result: results[i]}
 	}
 }
@@ -237,26 +243,6 @@ func (n *Node) stamp() ledger.Time {
 	applied := n.machine.ledger.Now()
 	n.machine.mu.RUnlock()
 	return n.clock.stamp(time.Now(), applied)
-}
-
-// Read runs fn on the ledger at a point that includes everything acknowledged
-// before the call. fn must not keep the ledger, and must be quick: commands
-// wait for it.
-func (n *Node) Read(ctx context.Context, fn func(*ledger.Ledger) error) error {
-	return n.ReadDigest(ctx, func(l *ledger.Ledger, _ ledger.Digest) error { return fn(l) })
-}
-
-// ReadDigest is Read with the digest of that very state.
-func (n *Node) ReadDigest(ctx context.Context, fn func(*ledger.Ledger, ledger.Digest) error) error {
-	if err := n.store.VerifyRead(ctx); err != nil {
-		return err
-	}
-	n.machine.mu.RLock()
-	defer n.machine.mu.RUnlock()
-	if n.machine.failed != nil {
-		return fmt.Errorf("%w: %w", ErrFailed, n.machine.failed)
-	}
-	return fn(n.machine.ledger, n.machine.digest)
 }
 
 // Status answers from this server alone, leader or not.
