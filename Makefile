@@ -14,6 +14,7 @@ export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 TOOLS := build/bin
 # runc from PATH where there is one, else the one that `make tools` builds.
 RUNC := $(shell command -v runc 2>/dev/null || echo $(CURDIR)/$(TOOLS)/runc)
+RUNC_TAGS := $(shell pkg-config --exists libseccomp 2>/dev/null && echo -tags seccomp)
 DEMO_PROGRAMS := -nomad $(CURDIR)/$(TOOLS)/nomad -runc $(RUNC)
 
 # Packages whose tests start whole clusters of real processes.
@@ -42,8 +43,8 @@ $(TOOLS)/nomad: tools/go.mod tools/go.sum
 	@touch $@
 
 $(TOOLS)/runc: tools/runc/go.mod tools/runc/go.sum
-	@echo "building runc"
-	cd tools/runc && $(GO) build -v $(GOFLAGS_BUILD) -o ../../$@ github.com/opencontainers/runc 2>&1 | $(PROGRESS)
+	@echo "building runc $(if $(RUNC_TAGS),with,without) seccomp$(if $(RUNC_TAGS),, (it takes libseccomp-dev and pkg-config))"
+	cd tools/runc && $(GO) build -v $(GOFLAGS_BUILD) $(RUNC_TAGS) -o ../../$@ github.com/opencontainers/runc 2>&1 | $(PROGRESS)
 	@touch $@
 
 .PHONY: demo

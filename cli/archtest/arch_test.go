@@ -84,6 +84,7 @@ var table = map[string]rule{
 	"driver/procevent": {theirs: []string{"golang.org/x/sys/unix"}},
 	"driver/meter":     {pure: true, ours: []string{"settlement/wire"}},
 	"driver/oci":       {theirs: []string{"github.com/containerd/go-runc", "github.com/opencontainers/runtime-spec", "golang.org/x/sys/unix"}},
+	"driver/image":     {theirs: []string{"github.com/google/go-containerregistry", "github.com/klauspost/compress", "golang.org/x/sys/unix"}},
 	"driver/shim": {
 		ours:   []string{"driver/cgroup", "driver/procevent", "driver/oci"},
 		theirs: []string{"golang.org/x/sys/unix", "github.com/containerd/go-runc"}},
