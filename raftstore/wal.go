@@ -1,8 +1,11 @@
 package raftstore
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -28,9 +31,17 @@ func openWAL(dir string, segmentBytes int, log hclog.Logger) (*wal.WAL, error) {
 func openWALIn(dir string, segmentBytes int, meta types.MetaStore, vfs types.VFS, log hclog.Logger) (*wal.WAL, error) {
 	filer := segment.NewFiler(dir, vfs)
 	if err := renewSealedTail(dir, meta, filer, log); err != nil {
-		return nil, fmt.Errorf("mend the newest segment: %w", err)
+		return nil, asDamage(fmt.Errorf("mend the newest segment: %w", err))
 	}
-	return wal.Open(dir, wal.WithLogger(log), wal.WithSegmentSize(segmentBytes), wal.WithMetaStore(meta), wal.WithSegmentFiler(filer))
+	w, err := wal.Open(dir, wal.WithLogger(log), wal.WithSegmentSize(segmentBytes), wal.WithMetaStore(meta), wal.WithSegmentFiler(filer))
+	return w, asDamage(err)
+}
+
+func asDamage(err error) error {
+	if errors.Is(err, wal.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
 }
 
 // renewSealedTail mends what raft-wal v0.4.2 leaves behind when the process or
@@ -139,6 +150,28 @@ func dropCoveredLog(store *failStop, snaps raft.SnapshotStore) error {
 type reachingSnapshots struct {
 	raft.SnapshotStore
 	log *failStop
+}
+
+// Open implements raft.SnapshotStore. The library's files have no checksum over
+// the description, so its index is compared with the content's own.
+func (s reachingSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, r, err := s.SnapshotStore.Open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	header := make([]byte, SnapshotHeaderSize)
+	if _, err = io.ReadFull(r, header); err == nil {
+		if index := binary.LittleEndian.Uint64(header[len(snapshotMagic):]); index != meta.Index {
+			err = fmt.Errorf("snapshot %s is described as up to entry %d, its content is up to %d: %w", id, meta.Index, index, ErrDamaged)
+		}
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, r.Close())
+	}
+	return meta, struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(header), r), r}, nil
 }
 
 // List implements raft.SnapshotStore.

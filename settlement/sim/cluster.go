@@ -86,6 +86,7 @@ type server struct {
 	flipped  *flipped // a bit that is not as it was written
 	refusals []error  // of the last starts
 	behind   bool     // its journal ends before its snapshot
+	copied   bool     // it was given journals since it last ran
 }
 
 // live returns the running node and which life it is in.
@@ -104,6 +105,9 @@ func (s *server) start() bool {
 	}
 	s.life++
 	life, disk := s.life, s.disk
+	if !s.copied {
+		s.c.net.newLife(raft.ServerAddress(s.id))
+	}
 	s.end = s.c.net.attach(raft.ServerAddress(s.id))
 	mark, err := openMark(disk)
 	if err != nil { // broken, as everything is then
@@ -144,8 +148,7 @@ func (s *server) start() bool {
 			s.c.count("flips found")
 			s.unflip()
 		case journalBehind(err):
-			s.c.count("journals behind a snapshot")
-			s.behind = true
+			s.fellBehind(err)
 		default:
 			s.c.tb.Errorf("%s: start: %v\n%s", s.id, err, s.describe())
 		}
@@ -158,6 +161,7 @@ func (s *server) start() bool {
 		return false
 	}
 	s.node = n
+	s.copied = false
 	return true
 }
 
@@ -193,6 +197,16 @@ func journalBehind(err error) bool {
 	return strings.Contains(err.Error(), "copy the journal directory")
 }
 
+// fellBehind takes note of a snapshot of what the server's journal doesn't have.
+// It may have got that from another server, but can't have made it.
+func (s *server) fellBehind(err error) {
+	s.c.count("journals behind a snapshot")
+	s.behind, s.copied = true, true
+	if !s.c.net.wasGiven(raft.ServerAddress(s.id)) {
+		s.c.tb.Errorf("%s: its own snapshot has more than its journal: %v", s.id, err)
+	}
+}
+
 // died takes note of a process that ended by a fatal error.
 func (s *server) died(life int, err error) {
 	s.mu.Lock()
@@ -206,8 +220,7 @@ func (s *server) died(life int, err error) {
 	case s.flipped != nil && damaged(err):
 		s.c.count("flips found")
 	case journalBehind(err):
-		s.c.count("journals behind a snapshot")
-		s.behind = true
+		s.fellBehind(err)
 	default:
 		s.c.tb.Errorf("%s: fatal: %v", s.id, err)
 	}

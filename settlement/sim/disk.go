@@ -25,6 +25,10 @@ const (
 	markPath   = "/mark"
 )
 
+// JournalFS returns a disk as the journal sees it; the journal is the only thing
+// on it, whatever directory it is told.
+func JournalFS(d *faultfs.Disk) journal.FS { return journalFS{d} }
+
 // journalFS is a disk as the journal sees it. A server's directory has another
 // name at each start, its files on the disk don't.
 type journalFS struct{ d *faultfs.Disk }

@@ -31,11 +31,11 @@ type network struct {
 	ends    map[raft.ServerAddress]*endpoint
 	cut     map[[2]raft.ServerAddress]bool // from, to
 	weather weather
-	sent    int
+	given   map[raft.ServerAddress]int // how many of its lives ago a server was sent a snapshot
 }
 
 func newNetwork(rng *rand.Rand) *network {
-	return &network{rng: rng, ends: map[raft.ServerAddress]*endpoint{}, cut: map[[2]raft.ServerAddress]bool{}, weather: fair}
+	return &network{rng: rng, ends: map[raft.ServerAddress]*endpoint{}, cut: map[[2]raft.ServerAddress]bool{}, weather: fair, given: map[raft.ServerAddress]int{}}
 }
 
 // heal ends every fault.
@@ -44,6 +44,24 @@ func (n *network) heal() {
 	defer n.mu.Unlock()
 	clear(n.cut)
 	n.weather = fair
+}
+
+// wasGiven reports whether a server was sent a snapshot in its life or the one
+// before.
+func (n *network) wasGiven(addr raft.ServerAddress) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ago, ok := n.given[addr]
+	return ok && ago <= 1
+}
+
+// newLife counts a server's lives.
+func (n *network) newLife(addr raft.ServerAddress) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ago, ok := n.given[addr]; ok {
+		n.given[addr] = ago + 1
+	}
 }
 
 func (n *network) setCut(from, to raft.ServerAddress) {
@@ -63,7 +81,6 @@ func (n *network) setWeather(w weather) {
 func (n *network) travel(from, to raft.ServerAddress) (arrives bool, after, again time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.sent++
 	w := n.weather
 	after = time.Duration(n.rng.Int64N(int64(w.delay) + 1))
 	if w.repeat > 0 && n.rng.Float64() < w.repeat {
@@ -225,6 +242,9 @@ func (e *endpoint) RequestPreVote(_ raft.ServerID, to raft.ServerAddress, args *
 
 // InstallSnapshot implements raft.Transport.
 func (e *endpoint) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	e.net.mu.Lock()
+	e.net.given[to] = 0
+	e.net.mu.Unlock()
 	c := *args
 	return send(e, to, &c, data, resp)
 }
