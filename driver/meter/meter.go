@@ -5,8 +5,9 @@
 //
 // Time is kept in ns and CPU in µs, and both are rounded to the nearest ms only
 // when a total is reported. So a reported total is within 0.5 ms of the exact
-// one however many boundaries there were, and it never drifts. Memory and GPU
-// totals are the reported wall milliseconds times what is reserved, exactly.
+// one however many boundaries there were, and it never drifts. Memory totals are
+// the reported wall milliseconds times what is reserved, exactly; so are GPU
+// totals, less the time that a device was gone.
 //
 // A Meter is not safe for concurrent use. Its JSON form is its whole state:
 // a caller that writes it to disk after each boundary and reads it back after a
@@ -22,9 +23,10 @@ import (
 
 // Reading is a task's counters at a moment.
 type Reading struct {
-	MonoNs   int64  // CLOCK_MONOTONIC
-	CPUUsec  uint64 // cumulative, of the task's cgroup
-	CPUKnown bool   // false: the counter could not be read, CPUUsec means nothing
+	MonoNs   int64       // CLOCK_MONOTONIC
+	CPUUsec  uint64      // cumulative, of the task's cgroup
+	CPUKnown bool        // false: the counter could not be read, CPUUsec means nothing
+	GPU      *GPUReading // nil: nothing new is known of its GPUs
 }
 
 // State is what a task is doing, as far as its price goes. The numbers are on
@@ -87,6 +89,12 @@ type Meter struct {
 	Quality wire.Quality `json:"quality"` // of all that has been counted
 	// CPUUnread is set while the latest reading had no CPU counter.
 	CPUUnread bool `json:"cpu_unread"`
+
+	// The devices it holds, see HoldGPUs, and whether the latest reading of them
+	// failed.
+	Devices   []Device `json:"devices,omitempty"`
+	GPUFromUs uint64   `json:"gpu_from_us,omitempty"`
+	GPUUnread bool     `json:"gpu_unread,omitempty"`
 }
 
 // New returns a meter of a task that holds h.
@@ -98,6 +106,7 @@ func (m *Meter) Start(r Reading, s State, epoch uint32) error {
 	if m.State != Idle || (s != Active && s != Standby) {
 		return fmt.Errorf("start in state %s as %s: %w", m.State, s, ErrState)
 	}
+	m.takeGPUs(r.GPU, 0, r.MonoNs)
 	m.State, m.Epoch = s, epoch
 	m.SegmentNs, m.LastNs = r.MonoNs, r.MonoNs
 	if r.CPUKnown {
@@ -138,6 +147,9 @@ func (m *Meter) Thaw(r Reading, epoch uint32) error {
 	m.count(r)
 	if epoch != m.Epoch {
 		m.Active = Sum{}
+		for i := range m.Devices {
+			m.Devices[i].LostActiveNs = 0
+		}
 	}
 	m.State, m.Epoch, m.SegmentNs = Active, epoch, m.LastNs
 	return nil
@@ -151,6 +163,7 @@ func (m *Meter) Stop(r Reading) error {
 	}
 	if r.MonoNs < m.LastNs {
 		back := m.LastNs - max(r.MonoNs, m.SegmentNs)
+		m.takeBackLost(m.LastNs-back, m.LastNs)
 		m.sum().WallNs -= back
 		m.LastNs -= back
 	}
@@ -181,6 +194,7 @@ func (m *Meter) sum() *Sum {
 // count counts the segment up to r.
 func (m *Meter) count(r Reading) {
 	s := m.sum()
+	m.takeGPUs(r.GPU, max(r.MonoNs-m.LastNs, 0), m.LastNs)
 	if r.MonoNs >= m.LastNs {
 		s.WallNs += r.MonoNs - m.LastNs
 		m.LastNs = r.MonoNs
@@ -218,10 +232,10 @@ type Usage struct {
 func (m *Meter) Usage() Usage {
 	u := Usage{
 		Epoch:   m.Epoch,
-		Active:  m.totals(m.Active),
-		Standby: m.totals(m.Standby),
+		Active:  m.totals(Active, m.Active),
+		Standby: m.totals(Standby, m.Standby),
 		Known:   wire.KnownWall | wire.KnownGPU | wire.KnownMemory,
-		Quality: m.Quality,
+		Quality: m.Quality | m.gpuQuality(),
 	}
 	if m.CPUSeen {
 		u.Known |= wire.KnownCPU
@@ -232,12 +246,12 @@ func (m *Meter) Usage() Usage {
 	return u
 }
 
-func (m *Meter) totals(s Sum) wire.Totals {
+func (m *Meter) totals(state State, s Sum) wire.Totals {
 	wall := uint64(s.WallNs+500_000) / 1_000_000
 	return wire.Totals{
 		WallMs:      wall,
 		CPUMs:       (s.CPUUsec + 500) / 1000,
-		GPUMs:       wall * uint64(m.Held.GPUs),
+		GPUMs:       m.gpuMs(state, s.WallNs),
 		MemoryMiBMs: wall * uint64(m.Held.MemoryMiB),
 	}
 }

@@ -115,9 +115,16 @@ const (
 	QualityExitUnstamped  Quality = 1 << 1 // exit: our own clock, not the kernel's exit stamp
 	QualityExitEstimated  Quality = 1 << 2 // the shim died: totals up to the last checkpoint only
 	QualityCPUUnread      Quality = 1 << 3
-	QualityGPUUnread      Quality = 1 << 4
+	QualityGPUUnread      Quality = 1 << 4 // GPU busy time: not known, or a lower bound
 	QualityClockStepped   Quality = 1 << 5
 	QualityRebooted       Quality = 1 << 6
+	// GPU busy time is integrated from samples: an estimate.
+	QualityGPUEstimated Quality = 1 << 7
+	// A GPU was gone while the task held it; that time is not in the totals.
+	QualityGPULost Quality = 1 << 8
+	// The driver's own accounts say that a GPU was used for longer than it was held.
+	QualityGPUAudit        Quality = 1 << 9
+	QualityGPUEnergyUnread Quality = 1 << 10 // GPU energy: not known, or a lower bound
 )
 
 // Hash is a SHA-256 truncated to its first 16 bytes: identity of a record

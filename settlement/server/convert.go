@@ -90,7 +90,8 @@ func boundNames(b ledger.Bound) []string {
 
 func qualityNames(q ledger.Quality) []string {
 	return flagNames(uint32(q), "start_unstamped", "exit_unstamped", "exit_estimated",
-		"cpu_unread", "gpu_unread", "clock_stepped", "rebooted")
+		"cpu_unread", "gpu_unread", "clock_stepped", "rebooted",
+		"gpu_estimated", "gpu_lost", "gpu_audit", "gpu_energy_unread")
 }
 
 func closeReasonName(r ledger.CloseReason) string {

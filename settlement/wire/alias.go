@@ -35,6 +35,11 @@ const (
 	QualityGPUUnread      = ledger.QualityGPUUnread
 	QualityClockStepped   = ledger.QualityClockStepped
 	QualityRebooted       = ledger.QualityRebooted
+
+	QualityGPUEstimated    = ledger.QualityGPUEstimated
+	QualityGPULost         = ledger.QualityGPULost
+	QualityGPUAudit        = ledger.QualityGPUAudit
+	QualityGPUEnergyUnread = ledger.QualityGPUEnergyUnread
 )
 
 // BatchRecordsMax is how many records a batch may carry.
