@@ -91,13 +91,15 @@ var table = map[string]rule{
 	"driver/spool":   {ours: []string{"settlement/wire"}, theirs: []string{"go.etcd.io/bbolt"}},
 	"driver/session": {ours: append([]string{"settlement/wire", "settlement/client"}, apis...), theirs: []string{"connectrpc.com/connect"}},
 	"driver/hostd": {
-		ours: append([]string{"driver/hostapi", "driver/cgroup", "driver/meter", "driver/oci", "driver/shim",
+		ours: append([]string{"driver/hostapi", "driver/cdi", "driver/cgroup", "driver/gpu", "driver/meter", "driver/oci", "driver/shim",
 			"driver/spool", "driver/session", "settlement/wire"}, apis...),
 		theirs: []string{"github.com/hashicorp/hcl/v2", "golang.org/x/sys/unix"}},
 	"driver/plugin": {
-		ours: []string{"driver/hostapi", "settlement/money"},
+		ours: []string{"driver/hostapi", "driver/gpu", "settlement/money"},
 		theirs: []string{"github.com/hashicorp/nomad/", "github.com/hashicorp/go-hclog", "github.com/hashicorp/go-plugin",
 			"github.com/hashicorp/hcl/v2", "golang.org/x/sys/unix", "github.com/creack/pty"}},
+	"driver/cdi": {ours: []string{"driver/gpu"},
+		theirs: []string{"tags.cncf.io/container-device-interface", "github.com/opencontainers/runtime-spec"}},
 	"driver/gpu":                {theirs: []string{"golang.org/x/sys/unix"}},
 	"driver/gpu/probe":          {ours: []string{"driver/gpu"}, theirs: []string{"github.com/NVIDIA/go-nvml"}},
 	"driver/joule-gpu-probe":    {ours: []string{"driver/gpu/probe"}},

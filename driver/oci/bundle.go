@@ -24,6 +24,11 @@ func (h Host) WriteBundle(dir string, t *Task) error {
 	if err != nil {
 		return err
 	}
+	if t.Edit != nil {
+		if err := t.Edit(spec); err != nil {
+			return err
+		}
+	}
 	root := filepath.Join(dir, rootfsDir)
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fmt.Errorf("make bundle: %w", err)

@@ -34,6 +34,8 @@ type Task struct {
 	CPUShares   uint64 // 0: the default
 	MemoryBytes int64  // hard limit; 0: none
 	PidsMax     int64  // 0: PidsMaxDefault
+	// Edit changes the finished spec, as for devices; nil: nothing.
+	Edit func(*specs.Spec) error
 }
 
 // Mount is a bind mount into the task.
