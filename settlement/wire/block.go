@@ -6,7 +6,7 @@ import (
 	"github.com/joulecloud/joule/settlement/ledger"
 )
 
-const blockVersion = 1
+const blockVersion = 2
 
 const digestSize = len(ledger.Digest{})
 
@@ -26,20 +26,28 @@ type Block struct {
 
 // AppendBlock appends the block's bytes after computing and setting b.Digest.
 func AppendBlock(dst []byte, prev ledger.Digest, b *Block) []byte {
+	return appendBlock(dst, prev, b, nil)
+}
+
+// AppendAppliedBlock is AppendBlock where b.Envelopes were decoded from batch,
+// the bytes of a command batch: they are copied instead of made again.
+func AppendAppliedBlock(dst []byte, prev ledger.Digest, b *Block, batch []byte) []byte {
+	return appendBlock(dst, prev, b, batch[commandBatchHead:])
+}
+
+func appendBlock(dst []byte, prev ledger.Digest, b *Block, envelopes []byte) []byte {
 	start := len(dst)
 	dst = append(dst, blockVersion)
 	dst = appendU64(dst, b.Seq)
 	dst = appendU64(dst, b.Index)
 	dst = appendI64(dst, int64(b.Time))
-	dst = appendEnvelopes(dst, b.Envelopes)
-	dst = appendU32(dst, uint32(len(b.Results)))
-	for i := range b.Results {
-		dst = appendResult(dst, &b.Results[i])
+	if envelopes != nil {
+		dst = append(dst, envelopes...)
+	} else {
+		dst = appendEnvelopes(dst, b.Envelopes)
 	}
-	dst = appendU32(dst, uint32(len(b.Entries)))
-	for i := range b.Entries {
-		dst = AppendEntry(dst, &b.Entries[i])
-	}
+	dst = appendBlockResults(dst, b)
+	dst = appendBlockEntries(dst, b)
 	b.Digest = digestOf(prev, dst[start:])
 	return append(dst, b.Digest[:]...)
 }
@@ -78,24 +86,8 @@ func DecodeBlock(b []byte) (*Block, error) {
 	blk.Index = d.u64("index")
 	blk.Time = ledger.Time(d.i64("time"))
 	blk.Envelopes = d.envelopes(nil)
-	if n := d.count("results", resultSizeMin); n > 0 {
-		blk.Results = make([]ledger.Result, n)
-		d.push("results")
-		for i := 0; i < n && d.err == nil; i++ {
-			d.at(i)
-			d.result(&blk.Results[i])
-		}
-		d.pop()
-	}
-	if n := d.count("entries", entrySizeMin); n > 0 {
-		blk.Entries = make([]ledger.Entry, n)
-		d.push("entries")
-		for i := 0; i < n && d.err == nil; i++ {
-			d.at(i)
-			d.entry(&blk.Entries[i])
-		}
-		d.pop()
-	}
+	d.blockResults(blk)
+	d.blockEntries(blk)
 	copy(blk.Digest[:], d.take("digest", digestSize))
 	if err := d.end(); err != nil {
 		return nil, err
@@ -103,10 +95,7 @@ func DecodeBlock(b []byte) (*Block, error) {
 	return blk, nil
 }
 
-const (
-	resultSizeMin    = 2 + 4 + 8 + 1 + 4
-	recordResultSize = 8 + 8 + 1 + 1 + 8
-)
+const recordResultSize = 8 + 8 + 1 + 1 + 8
 
 func appendResult(dst []byte, r *ledger.Result) []byte {
 	dst = appendU16(dst, uint16(r.Code))

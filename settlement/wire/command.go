@@ -8,6 +8,9 @@ import (
 
 const commandBatchVersion = 1
 
+// commandBatchHead is what stands before a batch's envelopes: version and time.
+const commandBatchHead = 1 + 8
+
 // CommandBatch is one entry of the Raft log: commands and the time that the
 // leader stamped on them.
 type CommandBatch struct {

@@ -6,16 +6,17 @@ import (
 	"github.com/joulecloud/joule/settlement/ledger"
 )
 
-// entrySizeMin is the least an entry can take: seq, time, kind and the
-// shortest body (a change of conversion).
-const entrySizeMin = 8 + 8 + 1 + 5
-
 // AppendEntry appends one journal entry: its sequence, time, kind and the
 // fields of the member that the kind names. A kind that does not match the
 // member is the caller's fault and panics.
 func AppendEntry(dst []byte, e *ledger.Entry) []byte {
 	dst = appendU64(dst, e.Seq)
 	dst = appendI64(dst, int64(e.Time))
+	return appendEntryBody(dst, e)
+}
+
+// appendEntryBody appends the kind and what it names.
+func appendEntryBody(dst []byte, e *ledger.Entry) []byte {
 	dst = append(dst, byte(e.Kind))
 	switch e.Kind {
 	case ledger.EntryTransfer:
@@ -132,6 +133,10 @@ func factOf(e *ledger.Entry, kind ledger.EntryKind, dst []byte) []byte {
 func (d *decoder) entry(e *ledger.Entry) {
 	e.Seq = d.u64("seq")
 	e.Time = ledger.Time(d.i64("time"))
+	d.entryBody(e)
+}
+
+func (d *decoder) entryBody(e *ledger.Entry) {
 	at := d.off
 	e.Kind = ledger.EntryKind(d.u8("kind"))
 	if d.err != nil {

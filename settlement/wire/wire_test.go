@@ -237,7 +237,7 @@ func TestUnknownVersions(t *testing.T) {
 	ub := sampleBatch()
 	batch := wire.AppendBatch(nil, ub.Host, ub.Boot, ub.Records)
 	cmds := wire.AppendCommandBatch(nil, &wire.CommandBatch{Envelopes: []ledger.Envelope{{Key: "k", Command: sampleCommands()[1]}}})
-	block := wire.AppendBlock(nil, ledger.Digest{}, &wire.Block{Entries: sampleEntries()[:1]})
+	block := wire.AppendBlock(nil, ledger.Digest{}, &wire.Block{Entries: sampleEntries()[2:3]})
 	into := new(wire.CommandBatch)
 	for _, tt := range []struct {
 		name   string
@@ -257,11 +257,11 @@ func TestUnknownVersions(t *testing.T) {
 		{"command kind", cmds, 1 + 8 + 4 + 5, func(b []byte) error { return wire.DecodeCommandBatch(b, into) },
 			"decode command batch: envelopes[0].kind at offset 18: got 201"},
 		{"block", block, 0, func(b []byte) error { _, err := wire.DecodeBlock(b); return err },
-			"decode block: version at offset 0: got 201, want 1"},
-		{"entry kind", block, 1 + 3*8 + 3*4 + 16, func(b []byte) error { _, err := wire.DecodeBlock(b); return err },
-			"decode block: entries[0].kind at offset 53: got 201"},
+			"decode block: version at offset 0: got 201, want 2"},
+		{"entry kind", block, 1 + 3*8 + 3*4 + 1 + 16, func(b []byte) error { _, err := wire.DecodeBlock(b); return err },
+			"decode block: entries[0].kind at offset 54: got 201"},
 		{"block digest", block, 0, func(b []byte) error { _, err := wire.BlockDigest(ledger.Digest{}, b); return err },
-			"decode block: version at offset 0: got 201, want 1"},
+			"decode block: version at offset 0: got 201, want 2"},
 	} {
 		b := bytes.Clone(tt.b)
 		b[tt.off] = 201
