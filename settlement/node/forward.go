@@ -104,7 +104,7 @@ func (n *Node) retry(ctx context.Context, try func() error, again func(error) bo
 // repeatable reports whether every command may be proposed twice.
 func repeatable(envs []ledger.Envelope) bool {
 	for i := range envs {
-		if _, usage := envs[i].Command.(*ledger.UsageBatch); envs[i].Key == "" && !usage {
+		if envs[i].Key == "" && envs[i].Command.Kind() != ledger.KindUsageBatch {
 			return false
 		}
 	}

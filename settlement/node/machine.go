@@ -65,7 +65,7 @@ func (m *machine) Apply(index uint64, data []byte) any {
 		Seq: m.block + 1, Index: index, Time: m.ledger.Now(),
 		Envelopes: m.batch.Envelopes, Results: results, Entries: m.ledger.TakeEntries(),
 	}
-	m.encoded = wire.AppendBlock(m.encoded[:0], m.digest, &b)
+	m.encoded = wire.AppendAppliedBlock(m.encoded[:0], m.digest, &b, data)
 	if err := m.journal.Append(m.encoded, &b); err != nil {
 		return m.fail(fmt.Errorf("log entry %d: %w", index, err))
 	}

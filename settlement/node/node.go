@@ -173,8 +173,11 @@ func (n *Node) Submit(ctx context.Context, env ledger.Envelope) (ledger.Result, 
 // size is an upper estimate of a command's bytes in the log.
 func size(env *ledger.Envelope) int {
 	const fixed = 2 << 10 // every field of every other command, at its limit
-	if b, ok := env.Command.(*ledger.UsageBatch); ok {
+	switch b := env.Command.(type) {
+	case *ledger.UsageBatch:
 		return fixed + len(b.Records)*wire.RecordSize
+	case *wire.SignedBatch:
+		return fixed + len(b.Batch)
 	}
 	return fixed
 }

@@ -316,18 +316,19 @@ func (s *Server) settle(ctx context.Context, sess *session, b *joulev1.UsageBatc
 }
 
 func (s *Server) apply(ctx context.Context, sess *session, b *joulev1.UsageBatch) ([]ledger.RecordResult, error) {
-	cmd := &ledger.UsageBatch{}
+	cmd := &wire.SignedBatch{Batch: b.Batch}
 	if len(b.Signature) != len(cmd.Signature) ||
 		!ed25519.Verify(sess.host.PublicKey[:], wire.BatchSigningBytes(b.Batch), b.Signature) {
 		return nil, &refusal{joulev1.ErrorReason_ERROR_REASON_BAD_SIGNATURE,
 			fmt.Sprintf("usage batch %d: signature is not of host %q", b.Number, sess.host.Name)}
 	}
-	if err := wire.DecodeBatch(b.Batch, cmd); err != nil {
+	host, _, err := wire.CheckBatch(b.Batch)
+	if err != nil {
 		return nil, &refusal{joulev1.ErrorReason_ERROR_REASON_MALFORMED, fmt.Sprintf("usage batch %d: %v", b.Number, err)}
 	}
-	if cmd.Host != sess.host.ID {
+	if host != sess.host.ID {
 		return nil, &refusal{joulev1.ErrorReason_ERROR_REASON_FORBIDDEN,
-			fmt.Sprintf("usage batch %d: host_id is %d, this session's is %d", b.Number, cmd.Host, sess.host.ID)}
+			fmt.Sprintf("usage batch %d: host_id is %d, this session's is %d", b.Number, host, sess.host.ID)}
 	}
 	copy(cmd.Signature[:], b.Signature)
 	res, err := s.node.Submit(ctx, ledger.Envelope{Command: cmd})

@@ -1,6 +1,10 @@
 package wire
 
-import "github.com/joulecloud/joule/settlement/ledger"
+import (
+	"encoding/binary"
+
+	"github.com/joulecloud/joule/settlement/ledger"
+)
 
 const batchVersion = 1
 
@@ -28,6 +32,35 @@ func DecodeBatch(b []byte, into *UsageBatch) error {
 	d := decoder{what: "usage batch", b: b}
 	d.batch(into)
 	return d.end()
+}
+
+// SignedBatch is a ledger.UsageBatch on its way into the log, still as its host
+// sent it: there it encodes to the same bytes. CheckBatch must have passed it.
+type SignedBatch struct {
+	Batch     []byte
+	Signature [64]byte
+}
+
+// Kind implements ledger.Command.
+func (*SignedBatch) Kind() ledger.CommandKind { return ledger.KindUsageBatch }
+
+// CheckBatch says whether DecodeBatch accepts b, and whose batch of how many
+// records it is, at a small part of the cost. Errors are those of DecodeBatch.
+func CheckBatch(b []byte) (host HostID, records int, err error) {
+	const head = 1 + 4 + 16 + 4
+	if len(b) >= head && b[0] == batchVersion {
+		records = int(binary.LittleEndian.Uint32(b[1+4+16:]))
+		ok := records <= BatchRecordsMax && len(b) == BatchSize(records)
+		for at := head; ok && at < len(b); at += RecordSize {
+			ok = b[at+recVersion] == recordVersion && b[at+recFinal] <= 1
+		}
+		if ok {
+			return HostID(binary.LittleEndian.Uint32(b[1:])), records, nil
+		}
+	}
+	var into ledger.UsageBatch // to say what is wrong
+	err = DecodeBatch(b, &into)
+	return into.Host, len(into.Records), err
 }
 
 func (d *decoder) batch(into *ledger.UsageBatch) {

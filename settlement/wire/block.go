@@ -95,7 +95,10 @@ func DecodeBlock(b []byte) (*Block, error) {
 	return blk, nil
 }
 
-const recordResultSize = 8 + 8 + 1 + 1 + 8
+const (
+	resultSizeMin    = 2 + 4 + 8 + 1 + 4
+	recordResultSize = 8 + 8 + 1 + 1 + 8
+)
 
 func appendResult(dst []byte, r *ledger.Result) []byte {
 	dst = appendU16(dst, uint16(r.Code))

@@ -125,6 +125,10 @@ func AppendCommand(dst []byte, cmd ledger.Command) []byte {
 		dst = appendU32(dst, uint32(BatchSize(len(c.Records))))
 		dst = AppendBatch(dst, c.Host, c.Boot, c.Records)
 		return append(dst, c.Signature[:]...)
+	case *SignedBatch:
+		dst = appendU32(dst, uint32(len(c.Batch)))
+		dst = append(dst, c.Batch...)
+		return append(dst, c.Signature[:]...)
 	}
 	if dst, ok := appendLaterCommand(dst, cmd); ok {
 		return dst

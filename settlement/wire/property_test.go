@@ -182,8 +182,16 @@ func FuzzDecodeBatch(f *testing.F) {
 	f.Add(wire.AppendBatch(nil, 0, [16]byte{}, nil))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var b ledger.UsageBatch
-		if err := wire.DecodeBatch(in, &b); err != nil {
+		err := wire.DecodeBatch(in, &b)
+		host, n, cerr := wire.CheckBatch(in)
+		if (err == nil) != (cerr == nil) || err != nil && err.Error() != cerr.Error() {
+			t.Errorf("%x decodes with %v and is checked with %v", in, err, cerr)
+		}
+		if err != nil {
 			return
+		}
+		if host != b.Host || n != len(b.Records) {
+			t.Errorf("%x is checked as %d records of host %d, want %d of %d", in, n, host, len(b.Records), b.Host)
 		}
 		if out := wire.AppendBatch(nil, b.Host, b.Boot, b.Records); !bytes.Equal(out, in) {
 			t.Errorf("%x encodes to %x", in, out)

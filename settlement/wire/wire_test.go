@@ -310,15 +310,30 @@ func TestEveryTruncationAndBitFlipOfABatch(t *testing.T) {
 	ub := sampleBatch()
 	batch := wire.AppendBatch(nil, ub.Host, ub.Boot, ub.Records)
 	var into ledger.UsageBatch
+	// The quick check says what decoding says.
+	checked := func(b []byte, want error) {
+		t.Helper()
+		host, n, err := wire.CheckBatch(b)
+		switch {
+		case want != nil && (err == nil || err.Error() != want.Error()):
+			t.Errorf("checked: got %v, want %v", err, want)
+		case want == nil && (err != nil || host != into.Host || n != len(into.Records)):
+			t.Errorf("checked: got %d records of host %d, %v, want %d of %d", n, host, err, len(into.Records), into.Host)
+		}
+	}
 	for n := range len(batch) {
-		if err := wire.DecodeBatch(batch[:n], &into); err == nil {
+		err := wire.DecodeBatch(batch[:n], &into)
+		if err == nil {
 			t.Errorf("a batch cut to %d bytes decoded", n)
 		}
+		checked(batch[:n], err)
 	}
 	for i := range len(batch) * 8 {
 		b := bytes.Clone(batch)
 		b[i/8] ^= 1 << (i % 8)
-		if err := wire.DecodeBatch(b, &into); err != nil {
+		err := wire.DecodeBatch(b, &into)
+		checked(b, err)
+		if err != nil {
 			continue
 		}
 		if again := wire.AppendBatch(nil, into.Host, into.Boot, into.Records); !bytes.Equal(again, b) {
