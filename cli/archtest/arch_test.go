@@ -94,6 +94,10 @@ var table = map[string]rule{
 		ours: append([]string{"driver/hostapi", "driver/cdi", "driver/cgroup", "driver/gpu", "driver/meter", "driver/oci", "driver/shim",
 			"driver/spool", "driver/session", "settlement/wire"}, apis...),
 		theirs: []string{"github.com/hashicorp/hcl/v2", "golang.org/x/sys/unix"}},
+	"driver/doctor": {
+		ours: append([]string{"driver/hostapi", "driver/cgroup", "driver/hostd", "driver/oci", "driver/procevent",
+			"settlement/client", "settlement/wire"}, apis...),
+		theirs: []string{"connectrpc.com/connect", "golang.org/x/sys/unix"}},
 	"driver/plugin": {
 		ours: []string{"driver/hostapi", "driver/gpu", "settlement/money"},
 		theirs: []string{"github.com/hashicorp/nomad/", "github.com/hashicorp/go-hclog", "github.com/hashicorp/go-plugin",
@@ -117,7 +121,7 @@ var table = map[string]rule{
 	"cli/demo": {
 		ours:   append([]string{"cli/devcluster", "cli/outside", "driver/hostapi"}, apis...),
 		theirs: []string{"github.com/hashicorp/nomad/api"}},
-	"cli/joule": {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "settlement/tlsca", "driver/hostd"}},
+	"cli/joule": {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "settlement/tlsca", "driver/doctor", "driver/hostd"}},
 }
 
 // testSupport are packages that only tests import.

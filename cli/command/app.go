@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -44,8 +45,12 @@ type Deps struct {
 	// RunServer runs a settlement server until ctx ends; with check it only
 	// reads and validates the configuration.
 	RunServer func(ctx context.Context, configPath string, check bool) error
-	// RunHostd runs a host's daemon until ctx ends.
-	RunHostd func(ctx context.Context, configPath string) error
+	// RunHostd runs a host's daemon until ctx ends; with check it only reads and
+	// validates the configuration and what that points to.
+	RunHostd func(ctx context.Context, configPath string, check bool) error
+	// RunDoctor examines this machine as a host. A report with failures is not
+	// an error.
+	RunDoctor func(ctx context.Context, configPath string, timeout time.Duration) (*DoctorReport, error)
 	// RunDev runs everything on this machine until ctx ends. It parses its own
 	// flags.
 	RunDev func(ctx context.Context, args []string) error
@@ -128,6 +133,9 @@ func (b *builder) commands() []*cli.Command {
 	}
 	if b.deps.RunHostd != nil {
 		cmds = append(cmds, b.hostd())
+	}
+	if b.deps.RunDoctor != nil {
+		cmds = append(cmds, b.doctor())
 	}
 	if b.deps.RunDev != nil {
 		cmds = append(cmds, b.passThrough("dev", "run everything on this machine until Ctrl-C", b.deps.RunDev))

@@ -70,6 +70,7 @@ var valid = map[string]string{
 	"audit":           "journal",
 	"server":          "-config good.hcl --check",
 	"hostd":           "-config hostd.hcl",
+	"doctor":          "",
 }
 
 // Every command works as it is written in valid, with its flags before or after
@@ -257,7 +258,7 @@ func TestServersTextIsCleaned(t *testing.T) {
 	err := &client.Error{Reason: joulev1.ErrorReason_ERROR_REASON_INVALID, Message: "job \"\x1b[2Jx\""}
 	var errs bytes.Buffer
 	deps := command.Deps{Out: io.Discard, Err: &errs,
-		RunHostd: func(context.Context, string) error { return err }}
+		RunHostd: func(context.Context, string, bool) error { return err }}
 	code := command.Main(t.Context(), deps, []string{"joule", "hostd", "-config", "x"})
 	if want := "joule: error: job \"\\x1b[2Jx\"\n"; code != 2 || errs.String() != want {
 		t.Errorf("error of a hostile server: got %d, %q, want 2, %q", code, errs.String(), want)
@@ -268,7 +269,7 @@ func TestServersTextIsCleaned(t *testing.T) {
 func TestUnwiredCommandsAreAbsent(t *testing.T) {
 	var out, errs bytes.Buffer
 	deps := command.Deps{Out: &out, Err: &errs}
-	for _, words := range [][]string{{"server"}, {"hostd"}, {"dev"}, {"demo"}, {"audit", "x"}, {"host", "key"}} {
+	for _, words := range [][]string{{"server"}, {"hostd"}, {"doctor"}, {"dev"}, {"demo"}, {"audit", "x"}, {"host", "key"}} {
 		if code := command.Main(t.Context(), deps, append([]string{"joule"}, words...)); code != 2 {
 			t.Errorf("joule %q without its function: exit code: got %d, want 2", words, code)
 		}

@@ -19,25 +19,30 @@ func (b *builder) server() *cli.Command {
 			&cli.BoolFlag{Name: "check", Usage: "only read and validate the configuration", DisableDefaultText: true},
 		},
 		run: func(in *invocation) error {
-			config, err := in.required("config")
-			if err != nil {
-				return err
-			}
-			if !in.c.Bool("check") {
-				return in.deps.RunServer(in.c.Context, config, false)
-			}
-			if err := in.deps.RunServer(in.c.Context, config, true); err != nil {
-				return Invalid(err)
-			}
-			return in.value(configShown{config, true}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s is valid\n", output.Clean(config))
-				return err
-			})
+			return in.daemon(in.deps.RunServer)
 		},
 	})
 }
 
-// configShown is the JSON of server --check.
+// daemon runs a daemon by its configuration, or with --check only validates it.
+func (in *invocation) daemon(run func(ctx context.Context, configPath string, check bool) error) error {
+	config, err := in.required("config")
+	if err != nil {
+		return err
+	}
+	if !in.c.Bool("check") {
+		return run(in.c.Context, config, false)
+	}
+	if err := run(in.c.Context, config, true); err != nil {
+		return Invalid(err)
+	}
+	return in.value(configShown{config, true}, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s is valid\n", output.Clean(config))
+		return err
+	})
+}
+
+// configShown is the JSON of a daemon's --check.
 type configShown struct {
 	Config string `json:"config"`
 	Valid  bool   `json:"valid"`
@@ -47,13 +52,12 @@ func (b *builder) hostd() *cli.Command {
 	return b.command(leaf{
 		name: "hostd", usage: "run a host's daemon",
 		description: "Example: joule hostd -config /etc/joule/hostd.hcl",
-		flags:       []cli.Flag{&cli.StringFlag{Name: "config", Usage: "`FILE` that configures it (required)"}},
+		flags: []cli.Flag{
+			&cli.StringFlag{Name: "config", Usage: "`FILE` that configures it (required)"},
+			&cli.BoolFlag{Name: "check", Usage: "only read and validate the configuration", DisableDefaultText: true},
+		},
 		run: func(in *invocation) error {
-			config, err := in.required("config")
-			if err != nil {
-				return err
-			}
-			return in.deps.RunHostd(in.c.Context, config)
+			return in.daemon(in.deps.RunHostd)
 		},
 	})
 }

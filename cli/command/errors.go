@@ -43,7 +43,7 @@ type exit struct {
 func exits() []exit {
 	return []exit{
 		{code: exitOK, meaning: "done"},
-		{code: exitInternal, meaning: "internal error, or an audit or a bill that does not add up",
+		{code: exitInternal, meaning: "internal error; a bill or an audit that does not add up; a check of doctor that failed",
 			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_UNSPECIFIED}},
 		{code: exitInvalid, meaning: "wrong usage or an invalid value",
 			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_INVALID,

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -180,9 +181,29 @@ func (s *script) deps(out, errs io.Writer) command.Deps {
 			}
 			return nil
 		},
-		RunHostd: func(_ context.Context, config string) error {
-			fmt.Fprintf(errs, "hostd ran from %s\n", config)
+		RunHostd: func(_ context.Context, config string, check bool) error {
+			if config == "bad.hcl" {
+				return command.Invalid(errors.New("data_dir: must be an absolute path (got \"x\")\nservers: must name at least one settlement server"))
+			}
+			if !check {
+				fmt.Fprintf(errs, "hostd ran from %s\n", config)
+			}
 			return nil
+		},
+		RunDoctor: func(_ context.Context, config string, timeout time.Duration) (*command.DoctorReport, error) {
+			r := &command.DoctorReport{Config: config, Host: "dc-1", Findings: []command.DoctorFinding{
+				{Area: "kernel", Check: "release", Status: "ok", Found: "Linux 6.1.0"},
+				{Area: "kernel", Check: "overlayfs", Status: "ok", Found: "there"},
+				{Area: "gpu", Check: "driver", Status: "none", Found: "no NVIDIA card"}}}
+			switch config {
+			case "broken.hcl":
+				r.Findings = append(r.Findings,
+					command.DoctorFinding{Area: "clock", Check: "synchronised", Status: "warn", Found: "no", Advice: "apt-get install chrony"},
+					command.DoctorFinding{Area: "servers", Check: "https://s1", Status: "fail", Found: "not reachable: \x1b[2J", Advice: fmt.Sprint("asked for ", timeout)})
+			case "nowhere.hcl":
+				return nil, context.Canceled
+			}
+			return r, nil
 		},
 		RunDev:  func(_ context.Context, args []string) error { fmt.Fprintf(out, "dev %q\n", args); return nil },
 		RunDemo: func(_ context.Context, args []string) error { fmt.Fprintf(out, "demo %q\n", args); return nil },

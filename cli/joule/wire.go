@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/joulecloud/joule/cli/command"
 	"github.com/joulecloud/joule/cli/demo"
 	"github.com/joulecloud/joule/cli/devcluster"
+	"github.com/joulecloud/joule/driver/doctor"
 	"github.com/joulecloud/joule/driver/hostd"
 	"github.com/joulecloud/joule/settlement/audit"
 	"github.com/joulecloud/joule/settlement/daemon"
@@ -26,6 +28,7 @@ func deps() command.Deps {
 		Version:   command.Version(),
 		RunServer: runServer,
 		RunHostd:  runHostd,
+		RunDoctor: runDoctor,
 		RunDev:    func(ctx context.Context, args []string) error { return devcluster.Dev(ctx, args, os.Stdout, os.Stderr) },
 		RunDemo:   runDemo,
 		RunAudit:  runAudit,
@@ -56,16 +59,38 @@ func logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
-func runHostd(ctx context.Context, configPath string) error {
+func runHostd(ctx context.Context, configPath string, check bool) error {
 	cfg, err := hostd.Load(configPath)
 	if err != nil {
 		return command.Invalid(err)
+	}
+	if check {
+		return cfg.CheckFiles()
 	}
 	err = hostd.Run(ctx, cfg, logger(slog.LevelInfo))
 	if errors.Is(err, hostd.ErrAlreadyRunning) {
 		return command.Conflict(err)
 	}
 	return err
+}
+
+// defaultNomadAddr is where a Nomad agent listens unless it is told otherwise.
+const defaultNomadAddr = "http://127.0.0.1:4646"
+
+func runDoctor(ctx context.Context, configPath string, timeout time.Duration) (*command.DoctorReport, error) {
+	opt := doctor.Options{Config: configPath, NomadAddr: defaultNomadAddr, NomadToken: os.Getenv("NOMAD_TOKEN"), Timeout: timeout}
+	if addr := os.Getenv("NOMAD_ADDR"); addr != "" {
+		opt.NomadAddr = addr
+	}
+	r, err := doctor.Examine(ctx, doctor.Machine(hostd.Version()), opt)
+	if err != nil {
+		return nil, err
+	}
+	out := &command.DoctorReport{Config: r.Config, Host: r.Host, Findings: []command.DoctorFinding{}}
+	for _, f := range r.Findings {
+		out.Findings = append(out.Findings, command.DoctorFinding{Area: f.Area, Check: f.Check, Status: string(f.Status), Found: f.Found, Advice: f.Advice})
+	}
+	return out, nil
 }
 
 func publicKey(configPath string) (ed25519.PublicKey, error) {

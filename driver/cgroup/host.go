@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,6 +84,20 @@ func Detect(root string) (*Host, error) {
 	return h, nil
 }
 
+// Controllers are those that the host offers, sorted.
+func (h *Host) Controllers() []string {
+	out := slices.Collect(maps.Keys(h.v1))
+	out = slices.DeleteFunc(out, func(c string) bool { return c == "systemd" }) // a hierarchy without a controller
+	if h.unified != "" {
+		// Those that a v1 hierarchy has are not in it.
+		if b, err := os.ReadFile(filepath.Join(h.unified, "cgroup.controllers")); err == nil {
+			out = append(out, strings.Fields(string(b))...)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 func isFile(path string) bool {
 	fi, err := os.Stat(path)
 	return err == nil && fi.Mode().IsRegular()
@@ -151,6 +166,16 @@ func (g *Group) Create() error {
 	return nil
 }
 
+// CreateAll makes the group in every hierarchy; that it exists is no error.
+func (g *Group) CreateAll() error {
+	for _, h := range g.host.all {
+		if err := os.MkdirAll(g.in(h), 0o755); err != nil {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
 // Add moves a process into the directory dir of a group, unless it is there.
 func Add(dir string, pid int) error {
 	pids, err := Pids(dir)
@@ -185,6 +210,15 @@ func subtree(dir string) ([]string, error) {
 	}
 	slices.Reverse(out)
 	return out, nil
+}
+
+// Parents reports whether the parent of all tasks' cgroups is there, in any
+// hierarchy.
+func (h *Host) Parents() bool {
+	return slices.ContainsFunc(h.all, func(dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, Parent))
+		return err == nil
+	})
 }
 
 // Tidy removes the parent of all tasks' cgroups where it is empty.

@@ -1,15 +1,12 @@
 package hostd
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/hashicorp/hcl/v2/hclsimple"
 
 	"github.com/joulecloud/joule/driver/session"
 )
@@ -36,11 +33,12 @@ type Config struct {
 	Checkpoint    time.Duration
 }
 
-// file is the HCL form of a Config.
+// file is the HCL form of a Config. Nothing is required here, so that Validate
+// reports what is missing beside every other fault.
 type file struct {
-	DataDir       string   `hcl:"data_dir"`
+	DataDir       string   `hcl:"data_dir,optional"`
 	Host          *string  `hcl:"host"`
-	Servers       []string `hcl:"servers"`
+	Servers       []string `hcl:"servers,optional"`
 	CAFile        string   `hcl:"ca_file,optional"`
 	Class         *string  `hcl:"class"`
 	Runtimes      []string `hcl:"runtimes,optional"`
@@ -60,19 +58,16 @@ func Default() Config {
 }
 
 // Load reads a configuration file. What it doesn't say is as in Default. The
-// result is valid.
+// result is valid; an error that is Faults holds everything that is wrong.
 func Load(path string) (Config, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("read hostd's configuration: %w", err)
 	}
-	name := path
-	if filepath.Ext(name) != ".hcl" {
-		name += ".hcl" // hclsimple chooses the syntax by it
-	}
 	var f file
-	if err := hclsimple.Decode(name, src, nil, &f); err != nil {
-		return Config{}, fmt.Errorf("parse hostd's configuration: %w", err)
+	faults, parsed := decodeHCL(path, src, &f)
+	if !parsed {
+		return Config{}, fmt.Errorf("parse hostd's configuration %q:\n%w", path, faults)
 	}
 	cfg := Default()
 	cfg.DataDir, cfg.Servers, cfg.CAFile = f.DataDir, f.Servers, f.CAFile
@@ -86,31 +81,34 @@ func Load(path string) (Config, error) {
 	if f.Runtimes != nil {
 		cfg.Runtimes = f.Runtimes
 	}
-	var errs []error
 	if f.Checkpoint != nil {
 		if cfg.Checkpoint, err = time.ParseDuration(*f.Checkpoint); err != nil {
-			errs = append(errs, fmt.Errorf("checkpoint: must be a duration such as \"2s\" (got %q)", *f.Checkpoint))
+			faults.add("checkpoint: must be a duration such as \"2s\" (got %q)", *f.Checkpoint)
 			cfg.Checkpoint = Default().Checkpoint
 		}
 	}
 	cfg.setPaths()
-	if err := errors.Join(append(errs, cfg.Validate())...); err != nil {
-		return Config{}, fmt.Errorf("hostd's configuration %q:\n%w", path, err)
+	faults.merge(cfg.validate())
+	if len(faults) > 0 {
+		return Config{}, fmt.Errorf("hostd's configuration %q:\n%w", path, faults)
 	}
 	return cfg, nil
 }
 
 // setPaths fills in what follows from the data directory.
 func (c *Config) setPaths() {
-	if c.Socket == "" && c.DataDir != "" {
+	if c.Socket == "" && filepath.IsAbs(c.DataDir) {
 		c.Socket = filepath.Join(c.DataDir, "hostd.sock")
 	}
 }
 
-// Validate reports every fault, each with its field and value.
-func (c *Config) Validate() error {
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+// Validate reports every fault, each with its field and value. It looks at no
+// file; CheckFiles does.
+func (c *Config) Validate() error { return c.validate().err() }
+
+func (c *Config) validate() Faults {
+	var faults Faults
+	bad := faults.add
 	if !filepath.IsAbs(c.DataDir) {
 		bad("data_dir: must be an absolute path (got %q)", c.DataDir)
 	}
@@ -127,7 +125,7 @@ func (c *Config) Validate() error {
 	}
 	for i, s := range c.Servers {
 		if err := session.ValidateURL(s); err != nil {
-			bad("servers[%d]: %w", i, err)
+			bad("servers[%d]: %v", i, err)
 		}
 		if slices.Index(c.Servers, s) != i {
 			bad("servers[%d]: named twice (got %q)", i, s)
@@ -148,7 +146,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	switch {
-	case c.Socket == "" && c.DataDir == "":
+	case c.Socket == "" && !filepath.IsAbs(c.DataDir):
 		// Follows from data_dir, which has been reported.
 	case c.Socket != "" && !filepath.IsAbs(c.Socket):
 		bad("socket: must be an absolute path (got %q)", c.Socket)
@@ -161,5 +159,5 @@ func (c *Config) Validate() error {
 	if c.Checkpoint < checkpointMin || c.Checkpoint > checkpointMax {
 		bad("checkpoint: must be from %v to %v (got %v)", checkpointMin, checkpointMax, c.Checkpoint)
 	}
-	return errors.Join(errs...)
+	return faults
 }

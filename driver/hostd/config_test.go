@@ -2,8 +2,10 @@ package hostd
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,41 +63,54 @@ checkpoint      = "500ms"
 	}
 }
 
-func TestLoadFaults(t *testing.T) {
-	const least = "data_dir = \"/d\"\nservers = [\"http://s\"]\n"
+// Every field, with every kind of wrong value: the fault names the field and
+// what was given.
+func TestConfigFaults(t *testing.T) {
 	long := strings.Repeat("x", 110)
 	for _, tc := range []struct {
-		name, text string
-		want       []string
+		line string // replaces the field's line of a valid file
+		want []string
 	}{
-		{"every fault at once", `
-data_dir   = "var/lib"
-host       = ""
-servers    = ["ftp://s1", "http://a", "http://a"]
-ca_file    = "ca.pem"
-class      = "cloud"
-runtimes   = ["./runc", ""]
-socket     = "s.sock"
-shim       = "shim"
-checkpoint = "often"
-`, []string{
-			`data_dir: must be an absolute path (got "var/lib")`, `host: must not be empty`, `servers[0]: `, `"ftp://s1"`,
-			`servers[2]: named twice (got "http://a")`, `ca_file: must be an absolute path (got "ca.pem")`, `class: `, `"cloud"`,
-			`runtimes[0]: `, `"./runc"`, `runtimes[1]: `, `socket: `, `"s.sock"`, `shim: `, `checkpoint: `, `"often"`,
-		}},
-		{"no servers", "data_dir = \"/d\"\nservers = []\n", []string{"servers: must name at least one"}},
-		{"data_dir missing", `servers = ["http://s"]`, []string{"data_dir"}},
-		{"unknown attribute", least + "colour = \"red\"\n", []string{"colour"}},
-		{"wrong type", least + "allow_host_root = \"perhaps\"\n", []string{"hostd.hcl:3"}},
-		{"not HCL", "data_dir = = 3", []string{"hostd.hcl:1"}},
-		{"no runtimes", least + "runtimes = []\n", []string{"runtimes: must name at least one"}},
-		{"absurd checkpoints", least + "checkpoint = \"-3s\"\n", []string{"checkpoint: must be from", "-3s"}},
-		{"host with blanks", least + "host = \"a b\"\n", []string{`host: `, `"a b"`}},
-		{"host too long", least + "host = \"" + long + "\"\n", []string{"host: must have at most 64 bytes"}},
-		{"socket too long", "data_dir = \"/" + long + "\"\nservers = [\"http://s\"]\n", []string{"socket: must have at most 103 bytes"}},
+		{`data_dir = ""`, []string{`data_dir: must be an absolute path (got "")`}},
+		{`data_dir = "var/lib"`, []string{`data_dir: must be an absolute path (got "var/lib")`}},
+		{`data_dir = ["/a"]`, []string{`data_dir: hostd.hcl:`, `string`, `(got ["/a"])`}},
+		{`data_dir = "/` + long + `"`, []string{`socket: must have at most 103 bytes`}},
+		{`host = ""`, []string{`host: must not be empty`}},
+		{`host = "a b"`, []string{`host: must not contain blanks or control characters (got "a b")`}},
+		{`host = "` + long + `"`, []string{`host: must have at most 64 bytes`, long}},
+		{`host = {}`, []string{`host: hostd.hcl:`, `(got {})`}},
+		{`servers = []`, []string{`servers: must name at least one settlement server`}},
+		{`servers = "https://s1"`, []string{`servers: hostd.hcl:`, `list of string required`, `(got "https://s1")`}},
+		{`servers = ["ftp://s1", "http://a", "http://a"]`, []string{`servers[0]: must begin with http:// or https:// (got "ftp://s1")`, `servers[2]: named twice (got "http://a")`}},
+		{`servers = ["https://"]`, []string{`servers[0]: must name a server (got "https://")`}},
+		{`servers = ["https://s1:70000"]`, []string{`servers[0]: port must be from 1 to 65535 (got "https://s1:70000")`}},
+		{`servers = ["https://s1/path"]`, []string{`servers[0]: must be no more than scheme, server and port (got "https://s1/path")`}},
+		{`servers = ["https://me:secret@s1"]`, []string{`servers[0]: must be no more than scheme, server and port (got "https://me:xxxxx@s1")`}},
+		{`ca_file = "ca.pem"`, []string{`ca_file: must be an absolute path (got "ca.pem")`}},
+		{`ca_file = true`, nil}, // HCL makes a string of it: "true", which is no path
+		{`class = "cloud"`, []string{`class: must be "crowd" or "datacenter" (got "cloud")`}},
+		{`class = ""`, []string{`class: must be "crowd" or "datacenter" (got "")`}},
+		{`runtimes = []`, []string{`runtimes: must name at least one`}},
+		{`runtimes = ["./runc", ""]`, []string{`runtimes[0]: must be a name or an absolute path (got "./runc")`, `runtimes[1]: must be a name or an absolute path (got "")`}},
+		{`allow_host_root = "perhaps"`, []string{`allow_host_root: hostd.hcl:`, `bool`, `(got "perhaps")`}},
+		{`socket = "s.sock"`, []string{`socket: must be an absolute path (got "s.sock")`}},
+		{`shim = "shim"`, []string{`shim: must be an absolute path (got "shim")`}},
+		{`checkpoint = "often"`, []string{`checkpoint: must be a duration such as "2s" (got "often")`}},
+		{`checkpoint = "-3s"`, []string{`checkpoint: must be from 10ms to 1m0s (got -3s)`}},
+		{`checkpoint = "2m"`, []string{`checkpoint: must be from 10ms to 1m0s (got 2m0s)`}},
+		{`colour = "red"`, []string{`colour: hostd.hcl:`, `not expected here`}},
+		{"pool {\n}", []string{`pool: hostd.hcl:`, `not expected here`}},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			_, err := load(t, tc.text)
+		t.Run(tc.line, func(t *testing.T) {
+			valid := []string{`data_dir = "/d"`, `servers = ["https://s1:7433"]`}
+			field, _, _ := strings.Cut(tc.line, " ")
+			lines := []string{tc.line}
+			for _, l := range valid {
+				if !strings.HasPrefix(l, field+" ") {
+					lines = append(lines, l)
+				}
+			}
+			_, err := load(t, strings.Join(lines, "\n")+"\n")
 			if err == nil {
 				t.Fatal("got no error")
 			}
@@ -104,10 +119,85 @@ checkpoint = "often"
 					t.Errorf("error lacks %q:\n%v", want, err)
 				}
 			}
+			var faults Faults
+			if !errors.As(err, &faults) || len(faults) > max(1, len(tc.want)) {
+				t.Errorf("got %d faults, want one for each: %v", len(faults), err)
+			}
 		})
 	}
-	if _, err := Load(filepath.Join(t.TempDir(), "none.hcl")); err == nil {
-		t.Error("missing file: got no error")
+}
+
+// One run reports whatever is wrong, be it of the wrong type, unknown or out of
+// bounds.
+func TestConfigFaultsAreReportedTogether(t *testing.T) {
+	_, err := load(t, `
+host            = ""
+servers         = ["ftp://s1"]
+ca_file         = "ca.pem"
+class           = "cloud"
+runtimes        = [""]
+allow_host_root = "perhaps"
+socket          = "s.sock"
+shim            = "shim"
+checkpoint      = "often"
+colour          = "red"
+`)
+	var faults Faults
+	if !errors.As(err, &faults) {
+		t.Fatalf("got %v, want Faults", err)
+	}
+	var fields []string
+	for _, f := range faults {
+		fields = append(fields, f.Field)
+	}
+	slices.Sort(fields)
+	want := []string{"allow_host_root", "ca_file", "checkpoint", "class", "colour", "data_dir", "host", "runtimes[0]", "servers[0]", "shim", "socket"}
+	if diff := cmp.Diff(want, fields); diff != "" {
+		t.Errorf("fields with faults (-want +got):\n%s\n%v", diff, err)
+	}
+}
+
+func TestConfigThatIsNotHCL(t *testing.T) {
+	if _, err := load(t, "data_dir = = 3"); err == nil || !strings.Contains(err.Error(), "hostd.hcl:1: ") {
+		t.Errorf("got %v, want the place", err)
+	}
+	if _, err := Load(filepath.Join(t.TempDir(), "none.hcl")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: got %v, want ErrNotExist", err)
+	}
+}
+
+func TestCheckFiles(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	good := Config{DataDir: filepath.Join(dir, "data"), Socket: filepath.Join(dir, "data", "hostd.sock")}
+	if err := good.CheckFiles(); err != nil {
+		t.Errorf("nothing is there yet: got %v, want none", err)
+	}
+	if _, err := os.Stat(good.DataDir); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the check made the data directory")
+	}
+	badKey := filepath.Join(dir, "other")
+	if err := errors.Join(os.Mkdir(badKey, 0o700), os.WriteFile(filepath.Join(badKey, KeyFile), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{DataDir: file, Socket: filepath.Join(file, "s")}, "data_dir: is no directory (got "},
+		{Config{DataDir: badKey, Socket: filepath.Join(badKey, "s")}, "must be a regular file that only its owner may read"},
+		{Config{DataDir: dir, Socket: filepath.Join(dir, "s"), CAFile: filepath.Join(dir, "none.pem")}, "ca_file: open "},
+		{Config{DataDir: dir, Socket: filepath.Join(dir, "s"), CAFile: file}, "ca_file: holds no PEM certificate (got "},
+		{Config{DataDir: dir, Socket: filepath.Join(dir, "s"), Shim: file}, "shim: permission denied (got "},
+		{Config{DataDir: dir, Socket: filepath.Join(dir, "none", "s")}, "socket: its directory: "},
+		{Config{DataDir: dir, Socket: filepath.Join(file, "s")}, "socket: its directory is none (got "},
+	} {
+		if err := tc.cfg.CheckFiles(); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("got %v, want %q in it", err, tc.want)
+		}
 	}
 }
 
@@ -131,7 +221,7 @@ func TestHostKey(t *testing.T) {
 			t.Errorf("got two keys, %x and %x", k, keys[0])
 		}
 	}
-	path := filepath.Join(dir, keyFile)
+	path := filepath.Join(dir, KeyFile)
 	info, err := os.Stat(path)
 	if err != nil || info.Mode() != 0o600 {
 		t.Fatalf("mode: got %v, %v, want 0600", info.Mode(), err)

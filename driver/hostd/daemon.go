@@ -88,7 +88,7 @@ func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log 
 	defer d.cancel(nil)
 
 	sc := session.Default()
-	sc.Host, sc.Class, sc.Version, sc.Key = cfg.Host, cfg.Class, version(), key
+	sc.Host, sc.Class, sc.Version, sc.Key = cfg.Host, cfg.Class, Version(), key
 	sc.BootID, sc.Servers, sc.CAFile = bootRaw, cfg.Servers, cfg.CAFile
 	if _, err := rand.Read(sc.Incarnation[:]); err != nil {
 		return fmt.Errorf("make incarnation: %w", err)
@@ -134,8 +134,8 @@ func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log 
 	return err
 }
 
-// version is this build's.
-func version() string {
+// Version is this build's, as hostd tells it to servers and to the plugin.
+func Version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
@@ -300,7 +300,7 @@ func (d *daemon) info(ctx context.Context) *hostapi.HostInfo {
 	r := d.runner.Info(ctx)
 	info := &hostapi.HostInfo{
 		ProtocolVersion: hostapi.Version,
-		Version:         version(),
+		Version:         Version(),
 		Host:            d.cfg.Host,
 		Class:           d.cfg.Class,
 		Cgroup:          r.Cgroup,

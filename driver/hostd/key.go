@@ -11,10 +11,10 @@ import (
 	"path/filepath"
 )
 
-const (
-	keyFile = "host.key"
-	pemType = "PRIVATE KEY"
-)
+// KeyFile is the host key's name in the data directory.
+const KeyFile = "host.key"
+
+const pemType = "PRIVATE KEY"
 
 // PublicKey returns the public half of the host key, by which the host is
 // enrolled. The key is created if there is none yet.
@@ -26,10 +26,15 @@ func PublicKey(dataDir string) (ed25519.PublicKey, error) {
 	return key.Public().(ed25519.PublicKey), nil
 }
 
+// ReadKey reads the host key; os.ErrNotExist where there is none yet.
+func ReadKey(dataDir string) (ed25519.PrivateKey, error) {
+	return readKey(filepath.Join(dataDir, KeyFile))
+}
+
 // hostKey reads the host key (PKCS #8 in PEM, mode 0600) and creates it at the
 // first run. Two processes that create it at once get the same one.
 func hostKey(dataDir string) (ed25519.PrivateKey, error) {
-	path := filepath.Join(dataDir, keyFile)
+	path := filepath.Join(dataDir, KeyFile)
 	key, err := readKey(path)
 	if !errors.Is(err, os.ErrNotExist) {
 		return key, err
@@ -80,7 +85,7 @@ func createKey(path string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+keyFile+"-") // O_EXCL, mode 0600
+	f, err := os.CreateTemp(filepath.Dir(path), "."+KeyFile+"-") // O_EXCL, mode 0600
 	if err != nil {
 		return err
 	}

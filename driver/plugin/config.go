@@ -11,6 +11,9 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsimple"
 )
 
+// socketBytesMax is what the kernel takes of a unix socket's path.
+const socketBytesMax = 107
+
 // hostdCommand is the binary whose "hostd" command is hostd.
 const hostdCommand = "joule"
 
@@ -62,7 +65,7 @@ func (c Config) resolve() (settings, error) {
 // hostdFile is the little of hostd.hcl that the plugin needs; hostd itself
 // checks the rest.
 type hostdFile struct {
-	DataDir string   `hcl:"data_dir"`
+	DataDir string   `hcl:"data_dir,optional"` // required: readHostdConfig says so
 	Socket  string   `hcl:"socket,optional"`
 	Rest    hcl.Body `hcl:",remain"`
 }
@@ -76,6 +79,9 @@ func (s *settings) readHostdConfig() error {
 	}
 	var f hostdFile
 	if err := hclsimple.Decode(hclName(s.hostdConfig), src, nil, &f); err != nil {
+		if diags, ok := errors.AsType[hcl.Diagnostics](err); ok {
+			err = errors.Join(diags.Errs()...) // its own words are the first one and a count
+		}
 		return fmt.Errorf("parse %q: %w", s.hostdConfig, err)
 	}
 	var faults []error
@@ -88,6 +94,9 @@ func (s *settings) readHostdConfig() error {
 		s.socket = filepath.Join(f.DataDir, "hostd.sock")
 	} else if !filepath.IsAbs(s.socket) {
 		faults = append(faults, fmt.Errorf("socket in %q: must be absolute (got %q)", s.hostdConfig, f.Socket))
+	}
+	if filepath.IsAbs(s.socket) && len(s.socket) > socketBytesMax {
+		faults = append(faults, fmt.Errorf("socket in %q: must have at most %d bytes (got %d: %q)", s.hostdConfig, socketBytesMax, len(s.socket), s.socket))
 	}
 	return errors.Join(faults...)
 }

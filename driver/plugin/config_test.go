@@ -30,7 +30,14 @@ func TestConfigFaultsAreReportedTogether(t *testing.T) {
 		{"relative", Config{HostdConfig: "etc/hostd.hcl"}, []string{`hostd_config: must be absolute (got "etc/hostd.hcl")`}},
 		{"missing file", Config{HostdConfig: "/nonexistent/hostd.hcl"}, []string{`hostd_config: open /nonexistent/hostd.hcl: no such file`}},
 		{"not HCL", Config{HostdConfig: write("bad.hcl", `data_dir = [`)}, []string{`hostd_config: parse `, `bad.hcl`}},
-		{"no data_dir", Config{HostdConfig: write("empty.hcl", `class = "crowd"`)}, []string{`data_dir`}},
+		{"no data_dir", Config{HostdConfig: write("empty.hcl", `class = "crowd"`)}, []string{`data_dir in`, `must be absolute (got "")`}},
+		{"wrong types inside", Config{HostdConfig: write("types.hcl", "data_dir = [1]\nsocket = {}\n")}, []string{`hostd_config: parse `, `types.hcl:1`, `types.hcl:2`}},
+		{"socket too long", Config{HostdConfig: write("long.hcl", `data_dir = "/`+strings.Repeat("x", 100)+`"`)}, []string{`socket in`, `at most 107 bytes (got 112`}},
+		{"a directory", Config{HostdConfig: dir}, []string{`hostd_config: read ` + dir + `: is a directory`}},
+		{"relative binary that isn't needed", Config{HostdConfig: good, HostdBinary: "joule"}, []string{`hostd_binary: must be absolute (got "joule")`}},
+		{"binary not executable", Config{HostdConfig: good, StartHostd: true, HostdBinary: good}, []string{`hostd_binary: not an executable file (got "` + good + `")`}},
+		{"everything", Config{HostdConfig: write("all.hcl", "data_dir = \"d\"\nsocket = \"s\"\n"), StartHostd: true, HostdBinary: "/nonexistent/joule"}, []string{
+			`data_dir in`, `socket in`, `hostd_binary: stat /nonexistent/joule`}},
 		{"relative inside", Config{HostdConfig: write("rel.hcl", "data_dir = \"d\"\nsocket = \"s\"")}, []string{
 			`data_dir in`, `must be absolute (got "d")`, `socket in`, `must be absolute (got "s")`}},
 		{"missing binary", Config{HostdConfig: good, StartHostd: true, HostdBinary: "/nonexistent/joule"}, []string{`hostd_binary: stat /nonexistent/joule`}},

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -103,10 +104,21 @@ func ValidateURL(s string) error {
 		return fmt.Errorf("must begin with http:// or https:// (got %q)", s)
 	case u.Hostname() == "":
 		return fmt.Errorf("must name a server (got %q)", s)
+	case !validPort(u.Port()):
+		return fmt.Errorf("port must be from 1 to 65535 (got %q)", s)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		return fmt.Errorf("must be no more than scheme, server and port (got %q)", u.Redacted())
 	}
 	return nil
+}
+
+// validPort takes none for the scheme's own.
+func validPort(p string) bool {
+	if p == "" {
+		return true
+	}
+	n, err := strconv.ParseUint(p, 10, 16)
+	return err == nil && n > 0
 }
 
 // newTransport returns an HTTP/2 transport: TLS for https://, prior knowledge
