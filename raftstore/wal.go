@@ -1,11 +1,8 @@
 package raftstore
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -150,28 +147,6 @@ func dropCoveredLog(store *failStop, snaps raft.SnapshotStore) error {
 type reachingSnapshots struct {
 	raft.SnapshotStore
 	log *failStop
-}
-
-// Open implements raft.SnapshotStore. The library's files have no checksum over
-// the description, so its index is compared with the content's own.
-func (s reachingSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	meta, r, err := s.SnapshotStore.Open(id)
-	if err != nil {
-		return nil, nil, err
-	}
-	header := make([]byte, SnapshotHeaderSize)
-	if _, err = io.ReadFull(r, header); err == nil {
-		if index := binary.LittleEndian.Uint64(header[len(snapshotMagic):]); index != meta.Index {
-			err = fmt.Errorf("snapshot %s is described as up to entry %d, its content is up to %d: %w", id, meta.Index, index, ErrDamaged)
-		}
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, r.Close())
-	}
-	return meta, struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(header), r), r}, nil
 }
 
 // List implements raft.SnapshotStore.

@@ -37,7 +37,7 @@ func FuzzApply(f *testing.F) {
 	seed := &wire.CommandBatch{Time: 1000}
 	for i, cmd := range cmds {
 		env := ledger.Envelope{Command: cmd}
-		if cmd.Kind() != ledger.KindUsageBatch {
+		if keyed(cmd) {
 			env.Key = string(rune('a' + i))
 		}
 		seed.Envelopes = append(seed.Envelopes, env)

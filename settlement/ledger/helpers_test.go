@@ -72,7 +72,7 @@ func newBench(t testing.TB, payIn ledger.Currency, offer ledger.Prices) *bench {
 func (b *bench) apply(cmd ledger.Command) ledger.Result {
 	b.key++
 	env := &ledger.Envelope{Command: cmd}
-	if cmd.Kind() != ledger.KindUsageBatch {
+	if keyed(cmd) {
 		env.Key = string(rune('a'+b.key%26)) + "-" + string(rune('0'+b.key/26%10)) + "-" + string(rune('0'+b.key/260))
 	}
 	res := b.l.Apply(b.now, env)
@@ -164,4 +164,9 @@ func (b *bench) wall(id ledger.LeaseID, ms uint64, final bool) ledger.RecordResu
 	b.t.Helper()
 	b.now = max(b.now, b.lease(id).Opened+ledger.Time(ms))
 	return b.usage(b.record(id, ledger.Totals{WallMs: ms}, final))
+}
+
+// keyed says whether a command has an idempotency key.
+func keyed(cmd ledger.Command) bool {
+	return cmd.Kind() != ledger.KindUsageBatch && cmd.Kind() != ledger.KindTick
 }

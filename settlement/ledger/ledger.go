@@ -197,13 +197,13 @@ func (l *Ledger) begin(now Time) {
 	if l.taken {
 		l.entries, l.records, l.taken = l.entries[:0], l.records[:0], false
 	}
+	l.mark()
 	if l.entryCount == 0 {
 		for i := range systemAccounts {
 			opened := systemAccounts[i]
 			l.emit(EntryAccount).Fact = &opened
 		}
 	}
-	l.mark()
 	l.judgeRate()
 }
 

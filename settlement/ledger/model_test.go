@@ -16,10 +16,22 @@ type model struct {
 	bal       map[string]*big.Int // "customer/acme 1": name and currency
 	fee       int64
 	slice     int64
-	rates     []int64
+	rates     []modelRate
+	inForce   int   // index of a rate
+	override  int64 // until then the newest rate is taken as it is
+	guard     ledger.RateGuard
+	stake     ledger.StakePolicy
+	schedule  ledger.FineSchedule
 	customers map[string]ledger.Currency // by name, which is its namespace too
 	hosts     map[string]*modelHost
 	leases    []*modelLease
+
+	withdrawals []*modelWithdrawal
+	unbondings  []*modelUnbonding
+	fines       []*modelFine
+	offences    map[modelOffence]bool
+	entries     []int64         // the times of all entries
+	minutes     map[int64]int64 // the first command's time, by minute
 }
 
 type modelHost struct {
@@ -45,13 +57,16 @@ type modelLease struct {
 	charged, waiting *big.Int
 	carry            *big.Rat // USD not yet worth a whole nJ
 	paid, fees       *big.Int
-	stop             bool
+	stop, deferred   bool
+	refunded, clawed *big.Int // by corrections, net
 	reason           ledger.CloseReason
 }
 
 func newModel() *model {
-	return &model{bal: make(map[string]*big.Int), slice: 60_000,
-		customers: make(map[string]ledger.Currency), hosts: make(map[string]*modelHost)}
+	policy := ledger.New().Policy()
+	return &model{bal: make(map[string]*big.Int), slice: 60_000, guard: policy.Guard, stake: policy.Stake, schedule: policy.Fines,
+		customers: make(map[string]ledger.Currency), hosts: make(map[string]*modelHost),
+		offences: make(map[modelOffence]bool), minutes: make(map[int64]int64)}
 }
 
 func bi(v int64) *big.Int                 { return big.NewInt(v) }
@@ -87,7 +102,7 @@ func (m *model) move(from, to string, cur ledger.Currency, v *big.Int) {
 	m.bal[name(to, cur)] = add(m.get(to, cur), v)
 }
 
-func (m *model) rate() int64 { return m.rates[len(m.rates)-1] }
+func (m *model) rate() int64 { return m.rates[m.inForce].v }
 
 // perHour is Σ quantity × price over the four dimensions for cores in cpu
 // milliseconds, memory in MiB milliseconds, as nUSD.
@@ -195,6 +210,11 @@ func (m *model) part(le *modelLease, have, limit *big.Int) *big.Int {
 func (m *model) charge(le *modelLease) *big.Int {
 	v := least(le.owed(), le.held)
 	if le.payIn == ledger.JOULE {
+		if m.pause() != ledger.PauseNone {
+			le.deferred = le.deferred || v.Sign() > 0
+			return bi(0)
+		}
+		le.deferred = false
 		if v = m.part(le, le.hold, v); v.Sign() <= 0 {
 			return bi(0)
 		}
@@ -207,7 +227,7 @@ func (m *model) charge(le *modelLease) *big.Int {
 	if v.Sign() == 0 && le.waiting.Sign() == 0 {
 		return v
 	}
-	if m.convert(le, "treasury", m.get("treasury", ledger.JOULE), add(v, le.waiting)) {
+	if m.pause() == ledger.PauseNone && m.convert(le, "treasury", m.get("treasury", ledger.JOULE), add(v, le.waiting)) {
 		m.move("hold/"+le.customer, "treasury", ledger.USD, v)
 		m.move("accrued", "treasury", ledger.USD, le.waiting)
 		le.waiting = bi(0)
@@ -220,10 +240,18 @@ func (m *model) charge(le *modelLease) *big.Int {
 }
 
 func (m *model) convertWaiting() {
-	if len(m.rates) == 0 {
+	if len(m.rates) == 0 || m.pause() != ledger.PauseNone {
 		return
 	}
 	for _, le := range m.leases {
+		if le.deferred {
+			m.raise(le, le.owed())
+			m.charge(le)
+			if le.reason != 0 {
+				m.release(le)
+			}
+			continue
+		}
 		have := m.get("treasury", ledger.JOULE)
 		if le.waiting.Sign() == 0 || have.Sign() == 0 {
 			continue
@@ -237,8 +265,14 @@ func (m *model) convertWaiting() {
 }
 
 func (m *model) end(le *modelLease, reason ledger.CloseReason) {
+	if le.reason = reason; !le.deferred {
+		m.release(le)
+	}
+}
+
+func (m *model) release(le *modelLease) {
 	m.move("hold/"+le.customer, "customer/"+le.customer, le.payIn, le.hold)
-	le.hold, le.held, le.reason = bi(0), bi(0), reason
+	le.hold, le.held = bi(0), bi(0)
 }
 
 func (m *model) open(c *ledger.OpenLease) ledger.Code {
@@ -254,7 +288,7 @@ func (m *model) open(c *ledger.OpenLease) ledger.Code {
 	}
 	le := &modelLease{customer: c.Namespace, job: c.Job, payIn: m.customers[c.Namespace], host: h, prices: *h.offer, res: c.Resources,
 		fee: m.fee, slice: m.slice, opened: m.now, hold: bi(0), held: bi(0), charged: bi(0), waiting: bi(0),
-		carry: new(big.Rat), paid: bi(0), fees: bi(0)}
+		carry: new(big.Rat), paid: bi(0), fees: bi(0), refunded: bi(0), clawed: bi(0)}
 	if c.Budget != 0 {
 		le.budget = bi(int64(c.Budget))
 	}
@@ -262,6 +296,9 @@ func (m *model) open(c *ledger.OpenLease) ledger.Code {
 		le.claimed[i], le.sby[i], le.billed[i], le.standby[i] = bi(0), bi(0), bi(0), bi(0)
 	}
 	slice := sliceOf(le.slice, le.res, le.prices)
+	if need := m.required(h.supplier, add(m.exposure(h.supplier), le.hourly())); m.get("stake/"+h.supplier, ledger.JOULE).Cmp(need) < 0 {
+		return ledger.CodeStake
+	}
 	if m.room(le).Cmp(slice) < 0 || m.get("customer/"+le.customer, le.payIn).Cmp(m.need(le, slice)) < 0 {
 		return ledger.CodeInsufficient
 	}
@@ -298,6 +335,7 @@ func (m *model) usage(host ledger.HostID, r *ledger.Record) (ledger.RecordStatus
 	case r.Seq == le.seq && r.Hash == le.hash:
 		return ledger.RecordRepeat, bi(0), le.stop
 	case r.Seq == le.seq || r.Seq == le.seq+1 && r.Prev != le.hash:
+		m.offences[modelOffence{r.Lease, ledger.FineEquivocation}] = true
 		return ledger.RecordEquivocation, bi(0), le.stop
 	}
 	claimed, sby := le.claimed, le.sby
@@ -331,7 +369,7 @@ func (m *model) usage(host ledger.HostID, r *ledger.Record) (ledger.RecordStatus
 		m.end(le, reason)
 		return ledger.RecordAccepted, charged, false
 	}
-	le.stop = le.stop || le.owed().Sign() > 0 || !covers(slice)
+	le.stop = le.stop || le.owed().Sign() > 0 && !le.deferred || !covers(add(le.owed(), slice))
 	return ledger.RecordAccepted, charged, le.stop
 }
 
@@ -383,5 +421,5 @@ func (m *model) differences(l *ledger.Ledger) []string {
 			out = append(out, fmt.Sprintf("%sreason %d, stop %d, want %d, %v", what, got.Reason, got.StopAsked, le.reason, le.stop))
 		}
 	}
-	return out
+	return append(out, m.laterDifferences(l)...)
 }

@@ -74,7 +74,7 @@ func (d *driver) release() {
 // apply applies a command to the ledger and its twin.
 func (d *driver) apply(cmd ledger.Command) ledger.Result {
 	env := ledger.Envelope{Command: cmd}
-	if cmd.Kind() != ledger.KindUsageBatch {
+	if keyed(cmd) {
 		d.n++
 		env.Key = fmt.Sprintf("k%d", d.n)
 	}
@@ -97,6 +97,7 @@ func (d *driver) apply(cmd ledger.Command) ledger.Result {
 	blk := wire.Block{Seq: seq, Time: batch.Time, Envelopes: batch.Envelopes}
 	res := d.l.Apply(batch.Time, &batch.Envelopes[0])
 	blk.Results, blk.Entries = []ledger.Result{res}, d.l.TakeEntries()
+	d.m.took(blk.Entries)
 	wire.AppendBlock(nil, d.block[0], &blk)
 	d.block[0] = blk.Digest
 	if d.block[0] != d.block[1] {
@@ -120,6 +121,9 @@ func (d *driver) check(cmd ledger.Command, want ledger.Code) ledger.Result {
 }
 
 func (d *driver) setUp() {
+	d.m.begin()
+	d.m.stake.UnbondMs = rapid.SampledFrom([]uint64{60_000, 90_001}).Draw(d.t, "unbond")
+	d.check(&ledger.SetStakePolicy{StakePolicy: d.m.stake}, ledger.CodeOK)
 	for name, cur := range map[string]ledger.Currency{"usd": ledger.USD} {
 		d.m.customers[name] = cur
 		d.apply(&ledger.CreateCustomer{Name: name, Namespace: name, PayIn: cur})
@@ -151,6 +155,7 @@ func (d *driver) host() string { return rapid.SampledFrom([]string{"ha", "hb"}).
 
 func (d *driver) step() {
 	d.m.now += rapid.SampledFrom([]int64{0, 0, 1, 500, 2000, 30_000}).Draw(d.t, "later")
+	d.m.begin()
 	switch op := rapid.IntRange(0, 39).Draw(d.t, "op"); op {
 	case 0:
 		d.setRate()
@@ -176,9 +181,12 @@ func (d *driver) step() {
 	case 11:
 		d.close()
 	default:
-		if op < 16 || len(d.m.leases) == 0 {
+		switch {
+		case op < 16 || len(d.m.leases) == 0:
 			d.open()
-		} else {
+		case op < 25:
+			d.later()
+		default:
 			d.usage()
 		}
 	}
@@ -186,8 +194,7 @@ func (d *driver) step() {
 
 func (d *driver) setRate() {
 	v := rapid.SampledFrom([]int64{1, 999, 1_000_003, 50_000_000, 51_234_567, 7_000_000_000}).Draw(d.t, "rate")
-	d.m.rates = append(d.m.rates, v)
-	d.m.convertWaiting()
+	d.m.addRate(v, false)
 	d.check(&ledger.SetRate{NUSDPerJoule: ledger.NUSD(v)}, ledger.CodeOK)
 }
 
@@ -287,6 +294,9 @@ func (d *driver) close() {
 		d.m.raise(le, le.owed())
 		d.m.charge(le)
 		d.m.end(le, c.Reason)
+		if c.Reason == ledger.CloseHostLost {
+			d.m.offences[modelOffence{c.Lease, ledger.FineHostLost}] = true
+		}
 		d.check(c, ledger.CodeOK)
 	}
 }
