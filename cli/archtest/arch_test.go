@@ -49,8 +49,10 @@ var table = map[string]rule{
 	"settlement/nomad":                       {ours: []string{"settlement/money"}, theirs: []string{"github.com/hashicorp/nomad/api"}},
 	"settlement/api/joule/v1":                {theirs: []string{"google.golang.org/protobuf"}},
 	"settlement/api/joule/v1/joulev1connect": {ours: apis[:1], theirs: []string{"connectrpc.com/connect"}},
+	"settlement/refusal":                     {ours: []string{"settlement/ledger", "settlement/api/joule/v1"}, theirs: []string{"connectrpc.com/connect"}},
+	"settlement/access":                      {theirs: []string{"github.com/hashicorp/hcl/v2"}},
 	"settlement/server": {
-		ours:   append([]string{"settlement/ledger", "settlement/wire", "settlement/bill", "settlement/journal", "settlement/node", "settlement/nomad"}, apis...),
+		ours:   append([]string{"settlement/access", "settlement/ledger", "settlement/wire", "settlement/bill", "settlement/journal", "settlement/node", "settlement/nomad", "settlement/refusal"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
 	"settlement/rate":      {pure: true},
 	"settlement/rate/feed": {ours: []string{"settlement/rate"}},
@@ -60,7 +62,7 @@ var table = map[string]rule{
 		ours:   append([]string{"raftstore", "settlement/journal", "settlement/node"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
 	"settlement/daemon": {
-		ours: []string{"raftstore", "settlement/cluster", "settlement/journal", "settlement/tlsca", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
+		ours: []string{"raftstore", "settlement/access", "settlement/cluster", "settlement/journal", "settlement/tlsca", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
 			"settlement/rate", "settlement/rate/feed", "settlement/server"},
 		theirs: []string{"github.com/hashicorp/hcl/v2"}},
 
@@ -113,7 +115,7 @@ var table = map[string]rule{
 	"cli/output":  {},
 	"cli/outside": {theirs: []string{"golang.org/x/sys/unix"}},
 	"cli/command": {
-		ours:   append([]string{"cli/output", "settlement/money", "settlement/client"}, apis...),
+		ours:   append([]string{"cli/output", "settlement/access", "settlement/money", "settlement/client", "settlement/refusal"}, apis...),
 		theirs: []string{"github.com/urfave/cli/v2", "connectrpc.com/connect", "google.golang.org/protobuf"}},
 	"cli/devcluster": {
 		ours:   append([]string{"driver/hostapi", "settlement/client"}, apis...),

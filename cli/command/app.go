@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/joulecloud/joule/settlement/access"
 	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
 	"github.com/joulecloud/joule/settlement/client"
 )
@@ -38,9 +39,12 @@ type Deps struct {
 	Version string
 	// NewKey makes a fresh idempotency key; nil: 16 random bytes in hex.
 	NewKey func() string
+	// NewToken makes an access token; nil: access.New.
+	NewToken func(name string, role access.Role, subject string) (secret string, t access.Token, err error)
 	// Dial makes a client of the server at addr, trusting the certificates in
-	// caFile ("": the system's); nil: client.Dial.
-	Dial func(addr, caFile string) (Client, error)
+	// caFile ("": the system's), with a bearer's token ("": none); nil:
+	// client.Dial.
+	Dial func(addr, caFile, token string) (Client, error)
 
 	// RunServer runs a settlement server until ctx ends; with check it only
 	// reads and validates the configuration.
@@ -89,8 +93,13 @@ func App(deps Deps) *cli.App {
 	if deps.NewKey == nil {
 		deps.NewKey = randomKey
 	}
+	if deps.NewToken == nil {
+		deps.NewToken = access.New
+	}
 	if deps.Dial == nil {
-		deps.Dial = func(addr, caFile string) (Client, error) { return client.Dial(addr, caFile) }
+		deps.Dial = func(addr, caFile, token string) (Client, error) {
+			return client.Dial(addr, caFile, client.WithToken(token))
+		}
 	}
 	b := &builder{deps: deps}
 	app := &cli.App{
@@ -120,7 +129,7 @@ func (b *builder) commands() []*cli.Command {
 	cmds := []*cli.Command{
 		b.customer(), b.deposit(), b.withdraw(), b.bill(), b.balance(), b.statement(),
 		b.supplier(), b.host(), b.offer(), b.lease(),
-		b.rate(), b.mint(), b.policy(), b.status(),
+		b.rate(), b.mint(), b.policy(), b.token(), b.status(), b.errors(),
 	}
 	if b.deps.RunAudit != nil {
 		cmds = append(cmds, b.audit())
@@ -152,6 +161,8 @@ func globalFlags() []cli.Flag {
 			Usage: "settlement server's `URL`"},
 		&cli.StringFlag{Name: "ca-file", EnvVars: variable("JOULE_CA_FILE"),
 			Usage: "`FILE` with the certificates to trust, PEM; the system's if unset"},
+		&cli.StringFlag{Name: "token-file", EnvVars: variable("JOULE_TOKEN_FILE"),
+			Usage: "`FILE` with the token that says who you are; none is needed on the machine of a server without tokens"},
 		&cli.StringFlag{Name: "output", Value: "text", EnvVars: variable("JOULE_OUTPUT"),
 			Usage: "`FORMAT` of results: text or json"},
 		&cli.StringFlag{Name: "timeout", Value: "10s", EnvVars: variable("JOULE_TIMEOUT"),
@@ -176,7 +187,7 @@ func randomKey() string {
 
 const globalHelp = `
 GLOBAL FLAGS:
-   --addr URL, --ca-file FILE, --output text|json, --timeout DURATION; see joule --help
+   --addr URL, --ca-file FILE, --token-file FILE, --output text|json, --timeout DURATION; see joule --help
 `
 
 const appHelp = `NAME:

@@ -74,6 +74,9 @@ func (a *arranger) word(word string) {
 		a.help = true
 		return
 	}
+	if len(a.path) == 0 && a.help && word == errorsName {
+		a.help = false // `joule help errors` is a command: a table
+	}
 	at := slices.IndexFunc(a.commands, func(c *cli.Command) bool { return c.HasName(word) })
 	if at < 0 {
 		a.rest = append(a.rest, word)

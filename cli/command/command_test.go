@@ -67,6 +67,8 @@ var valid = map[string]string{
 	"policy set":      "--fee 1% --slice 1s",
 	"policy show":     "",
 	"status":          "",
+	"token create":    "alice --role operator",
+	"errors":          "",
 	"audit":           "journal",
 	"server":          "-config good.hcl --check",
 	"hostd":           "-config hostd.hcl",
@@ -282,6 +284,7 @@ func TestExitCodes(t *testing.T) {
 		"UNSPECIFIED": 1, "INVALID": 2, "NOT_FOUND": 3, "EXISTS": 5, "CONFLICT": 5, "INSUFFICIENT": 6, "FORBIDDEN": 4,
 		"TOO_DEAR": 6, "NO_OFFER": 6, "NO_RATE": 6, "CLOSED": 6, "OVERFLOW": 2, "UNAUTHENTICATED": 4, "BAD_SIGNATURE": 4,
 		"MALFORMED": 2, "NO_ALLOCATION": 3, "WRONG_NODE": 4, "ALLOCATION_STOPPED": 6, "NOT_LEADER": 7, "UNAVAILABLE": 7,
+		"STAKE": 6, "NOT_FINABLE": 6, "EVIDENCE": 6, "SAME_OPERATOR": 4, "OVERLOADED": 7,
 	}
 	got := map[string]int{}
 	for number, name := range joulev1.ErrorReason_name {
@@ -293,7 +296,7 @@ func TestExitCodes(t *testing.T) {
 	}
 	codes := map[connect.Code]int{
 		connect.CodeCanceled: 1, connect.CodeUnknown: 1, connect.CodeInvalidArgument: 2, connect.CodeDeadlineExceeded: 7,
-		connect.CodeNotFound: 3, connect.CodeAlreadyExists: 5, connect.CodePermissionDenied: 4, connect.CodeResourceExhausted: 6,
+		connect.CodeNotFound: 3, connect.CodeAlreadyExists: 5, connect.CodePermissionDenied: 4, connect.CodeResourceExhausted: 2,
 		connect.CodeFailedPrecondition: 6, connect.CodeAborted: 5, connect.CodeOutOfRange: 2, connect.CodeUnimplemented: 1,
 		connect.CodeInternal: 1, connect.CodeUnavailable: 7, connect.CodeDataLoss: 1, connect.CodeUnauthenticated: 4,
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -17,61 +16,38 @@ import (
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/client"
 	"github.com/joulecloud/joule/settlement/money"
+	"github.com/joulecloud/joule/settlement/refusal"
 )
 
-// The exit codes.
+// The exit codes; which refusal has which is in settlement/refusal.
 const (
-	exitOK           = 0
-	exitInternal     = 1
-	exitInvalid      = 2
-	exitNotFound     = 3
-	exitForbidden    = 4
-	exitConflict     = 5
-	exitInsufficient = 6
-	exitUnavailable  = 7
+	exitOK           = refusal.ExitOK
+	exitInternal     = refusal.ExitInternal
+	exitInvalid      = refusal.ExitInvalid
+	exitNotFound     = refusal.ExitNotFound
+	exitForbidden    = refusal.ExitForbidden
+	exitConflict     = refusal.ExitConflict
+	exitInsufficient = refusal.ExitInsufficient
+	exitUnavailable  = refusal.ExitUnavailable
 )
 
 // exit is one row of the table of exit codes.
 type exit struct {
 	code    int
 	meaning string
-	reasons []joulev1.ErrorReason
-	codes   []connect.Code // where the server gave no reason
 }
 
-// exits is the one table of exit codes: --help prints it, ExitCode reads it.
+// exits is the table of exit codes that --help prints.
 func exits() []exit {
 	return []exit{
-		{code: exitOK, meaning: "done"},
-		{code: exitInternal, meaning: "internal error; a bill or an audit that does not add up; a check of doctor that failed",
-			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_UNSPECIFIED}},
-		{code: exitInvalid, meaning: "wrong usage or an invalid value",
-			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_INVALID,
-				joulev1.ErrorReason_ERROR_REASON_OVERFLOW, joulev1.ErrorReason_ERROR_REASON_MALFORMED},
-			codes: []connect.Code{connect.CodeInvalidArgument, connect.CodeOutOfRange}},
-		{code: exitNotFound, meaning: "not found",
-			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_NOT_FOUND,
-				joulev1.ErrorReason_ERROR_REASON_NO_ALLOCATION},
-			codes: []connect.Code{connect.CodeNotFound}},
-		{code: exitForbidden, meaning: "not authenticated or not allowed",
-			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_FORBIDDEN,
-				joulev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED, joulev1.ErrorReason_ERROR_REASON_BAD_SIGNATURE,
-				joulev1.ErrorReason_ERROR_REASON_WRONG_NODE},
-			codes: []connect.Code{connect.CodeUnauthenticated, connect.CodePermissionDenied}},
-		{code: exitConflict, meaning: "exists already, or the key was used with other values",
-			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_EXISTS,
-				joulev1.ErrorReason_ERROR_REASON_CONFLICT},
-			codes: []connect.Code{connect.CodeAlreadyExists, connect.CodeAborted}},
-		{code: exitInsufficient, meaning: "insufficient funds, too dear, no offer, no rate, or closed",
-			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_INSUFFICIENT,
-				joulev1.ErrorReason_ERROR_REASON_TOO_DEAR, joulev1.ErrorReason_ERROR_REASON_NO_OFFER,
-				joulev1.ErrorReason_ERROR_REASON_NO_RATE, joulev1.ErrorReason_ERROR_REASON_CLOSED,
-				joulev1.ErrorReason_ERROR_REASON_ALLOCATION_STOPPED},
-			codes: []connect.Code{connect.CodeFailedPrecondition, connect.CodeResourceExhausted}},
-		{code: exitUnavailable, meaning: "server unreachable, without a leader or too slow",
-			reasons: []joulev1.ErrorReason{joulev1.ErrorReason_ERROR_REASON_NOT_LEADER,
-				joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE},
-			codes: []connect.Code{connect.CodeUnavailable, connect.CodeDeadlineExceeded}},
+		{exitOK, "done"},
+		{exitInternal, "internal error; a bill or an audit that does not add up; a check of doctor that failed"},
+		{exitInvalid, "wrong usage or an invalid value"},
+		{exitNotFound, "not found"},
+		{exitForbidden, "not authenticated or not allowed"},
+		{exitConflict, "exists already, or the key was used with other values"},
+		{exitInsufficient, "insufficient funds or stake, too dear, no offer, no rate, or closed"},
+		{exitUnavailable, "server unreachable, without a leader, overloaded or too slow"},
 	}
 }
 
@@ -89,13 +65,14 @@ func ExitCode(err error) int {
 	if _, ok := errors.AsType[*client.UnreachableError](err); ok {
 		return exitUnavailable
 	}
-	refused, ok := errors.AsType[*client.Error](err)
-	ce, isConnect := errors.AsType[*connect.Error](err)
-	for _, e := range exits() {
-		if ok && slices.Contains(e.reasons, refused.Reason) ||
-			!ok && isConnect && slices.Contains(e.codes, ce.Code()) {
-			return e.code
+	if refused, ok := errors.AsType[*client.Error](err); ok {
+		if row, known := refusal.Of(refused.Reason); known {
+			return row.Exit
 		}
+		return exitInternal
+	}
+	if ce, ok := errors.AsType[*connect.Error](err); ok {
+		return refusal.ExitOf(ce.Code())
 	}
 	return exitInternal
 }
@@ -216,6 +193,12 @@ func (in *invocation) refusalHints(reason joulev1.ErrorReason) []string {
 		return one("joule rate set USD_PER_JOULE")
 	case joulev1.ErrorReason_ERROR_REASON_NO_OFFER:
 		return one("joule offer set HOST --base USD --cpu USD --gpu USD --memory USD")
+	case joulev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED:
+		return one("--token-file FILE, or JOULE_TOKEN_FILE, says who you are; an operator makes tokens with `joule token create`")
+	case joulev1.ErrorReason_ERROR_REASON_STAKE:
+		return one("`joule supplier show SUPPLIER` shows stake and what is required; joule stake add SUPPLIER AMOUNT")
+	case joulev1.ErrorReason_ERROR_REASON_OVERLOADED:
+		return one("nothing has happened: try again a little later; --timeout lets it wait longer by itself")
 	case joulev1.ErrorReason_ERROR_REASON_NOT_LEADER, joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE:
 		return append([]string{"`joule status` shows the leader; try again in a few seconds"}, in.repeatHints()...)
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,6 +23,7 @@ import (
 	"github.com/joulecloud/joule/cli/command"
 	"github.com/joulecloud/joule/cli/command/commandtest"
 	"github.com/joulecloud/joule/cli/output"
+	"github.com/joulecloud/joule/settlement/access"
 	"github.com/joulecloud/joule/settlement/money"
 )
 
@@ -72,7 +75,7 @@ type script struct {
 
 func newScript(t *testing.T) *script {
 	t.Helper()
-	for _, v := range []string{"JOULE_ADDR", "JOULE_CA_FILE", "JOULE_OUTPUT", "JOULE_TIMEOUT"} {
+	for _, v := range []string{"JOULE_ADDR", "JOULE_CA_FILE", "JOULE_TOKEN_FILE", "JOULE_OUTPUT", "JOULE_TIMEOUT"} {
 		t.Setenv(v, "") // restores it afterwards
 		os.Unsetenv(v)
 	}
@@ -171,6 +174,13 @@ func (s *script) exec(words []string) (stdout, stderr string, code int) {
 func (s *script) deps(out, errs io.Writer) command.Deps {
 	return command.Deps{
 		Out: out, Err: errs, Version: "v1.2.3",
+		NewToken: func(name string, role access.Role, subject string) (string, access.Token, error) {
+			const secret = "joule-AAAABBBBCCCCDDDDEEEEFFFFGG"
+			_, t, err := access.New(name, role, subject)
+			sum := sha256.Sum256([]byte(secret))
+			t.SHA256 = hex.EncodeToString(sum[:])
+			return secret, t, err
+		},
 		NewKey: func() string { s.keys++; return fmt.Sprintf("fresh-%d", s.keys) },
 		RunServer: func(_ context.Context, config string, check bool) error {
 			if config == "bad.hcl" {

@@ -19,8 +19,8 @@ import (
 // of numbers that have none.
 func TestNumbersCarryTheirUnits(t *testing.T) {
 	plain := []string{"id", "customer_id", "supplier_id", "host_id", "rate_id", "lease_id", "seq", "last_seq", "entries",
-		"applied_index", "sessions", "leases", "open_leases", "gpus", "milli_cores", "quantity"} // quantity has its unit beside it
-	suffixes := []string{"_nusd", "_nj", "_ms", "_ppm", "_mib", "_nusd_per_hour", "_nusd_per_joule"}
+		"applied_index", "sessions", "entry", "hosts", "prior", "grace", "fine_id", "withdrawal_id", "leases", "open_leases", "gpus", "milli_cores", "quantity"} // quantity has its unit beside it
+	suffixes := []string{"_nusd", "_nj", "_ms", "_ppm", "_mib", "_nusd_per_hour", "nusd_per_joule"}
 	seen := map[protoreflect.FullName]bool{}
 	var check func(protoreflect.MessageDescriptor)
 	check = func(d protoreflect.MessageDescriptor) {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/joulecloud/joule/cli/output"
+	"github.com/joulecloud/joule/settlement/access"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/money"
 )
@@ -214,7 +215,14 @@ func (in *invocation) idempotencyKey() string {
 // have hints.
 func call[Req, Resp any](in *invocation, method func(Client, context.Context, *Req) (*Resp, error), req *Req) (*Resp, error) {
 	if in.client == nil {
-		c, err := in.deps.Dial(in.c.String("addr"), in.c.String("ca-file"))
+		token := ""
+		if path := in.c.String("token-file"); path != "" {
+			var err error
+			if token, err = access.ReadToken(path); err != nil {
+				return nil, &fault{code: exitInvalid, cause: fmt.Errorf("--token-file: %w", err)}
+			}
+		}
+		c, err := in.deps.Dial(in.c.String("addr"), in.c.String("ca-file"), token)
 		if err != nil {
 			return nil, &fault{code: exitInvalid, cause: err,
 				hints: []string{"--addr names the server, such as " + DefaultAddr + "; --ca-file the certificates to trust"}}

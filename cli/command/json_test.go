@@ -73,7 +73,7 @@ func TestJSONPresenceAndNames(t *testing.T) {
 		want string
 	}{
 		{"an absent message is null", &joulev1.Host{Name: "h"},
-			"{\n  \"name\": \"h\",\n  \"supplier\": \"\",\n  \"class\": \"\",\n  \"offer\": null,\n  \"leases_open\": 0\n}\n"},
+			"{\n  \"name\": \"h\",\n  \"supplier\": \"\",\n  \"class\": \"\",\n  \"offer\": null,\n  \"leases_open\": 0,\n  \"id\": 0\n}\n"},
 		{"no fields", &joulev1.SetOfferResponse{}, "{}\n"},
 		{"bytes are hex", &joulev1.Proof{Signature: []byte{0xde, 0xad}}, "{\n  \"signature\": \"dead\"\n}\n"},
 	} {

@@ -75,7 +75,7 @@ func classify(server string, err error) error {
 
 func classifyReason(server string, je *joulev1.Error) error {
 	switch je.GetReason() {
-	case joulev1.ErrorReason_ERROR_REASON_NOT_LEADER:
+	case joulev1.ErrorReason_ERROR_REASON_NOT_LEADER, joulev1.ErrorReason_ERROR_REASON_OVERLOADED:
 		return &attemptError{server, false, errors.New(words(je))}
 	case joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE:
 		return &attemptError{server, true, errors.New(words(je))}

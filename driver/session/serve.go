@@ -102,11 +102,17 @@ func (st *stream) release() {
 }
 
 // rest keeps this session from sending batches for a while, longer each time.
-func (st *stream) rest() {
+func (st *stream) rest() { st.restAtLeast(0) }
+
+// restAtLeast is rest, for as long as a busy server asks for at the least.
+func (st *stream) restAtLeast(least time.Duration) {
 	st.pausing = true
-	st.paused.Reset(jitter(st.pause))
+	st.paused.Reset(max(jitter(st.pause), min(least, retryAfterMax)))
 	st.pause = min(2*st.pause, st.s.cfg.BackoffMax)
 }
+
+// retryAfterMax bounds what a server can ask for.
+const retryAfterMax = time.Minute
 
 // take handles one message. useful says that it acknowledged something.
 func (st *stream) take(m *joulev1.SessionDown) (useful bool, err error) {
@@ -138,7 +144,7 @@ func (st *stream) takeBatchAck(ack *joulev1.BatchAck) (useful bool, err error) {
 	if e := ack.GetError(); e != nil {
 		st.s.log.Warn("batch turned away, its records will be sent again",
 			"server", st.srv.url, "records", total, "reason", e.GetReason(), "error", words(e))
-		st.rest()
+		st.restAtLeast(time.Duration(e.GetRetryAfterMs()) * time.Millisecond)
 		return false, nil
 	}
 	settled := make([]Outcome, 0, total)

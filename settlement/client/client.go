@@ -7,10 +7,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -20,8 +22,9 @@ import (
 
 // Error is a refusal by the server, rebuilt from what travelled.
 type Error struct {
-	Reason  joulev1.ErrorReason
-	Message string
+	Reason     joulev1.ErrorReason
+	Message    string
+	RetryAfter time.Duration // of an overloaded server: not before; nothing has happened
 }
 
 // Error implements error.
@@ -82,17 +85,75 @@ func tlsConfig(caFile string) (*tls.Config, error) {
 	return cfg, nil
 }
 
+// Option changes how a client calls.
+type Option func(*options)
+
+type options struct{ token string }
+
+// WithToken sends a bearer's token with each call; "": none.
+func WithToken(secret string) Option { return func(o *options) { o.token = secret } }
+
 // Dial returns a client of the settlement service at addr. It connects on the
 // first call. The client is safe for concurrent use; its errors are *Error and
-// *UnreachableError.
-func Dial(addr, caFile string) (joulev1connect.SettlementServiceClient, error) {
+// *UnreachableError. A call that an overloaded server turns away is made again
+// when the server says, as long as its context allows.
+func Dial(addr, caFile string, opts ...Option) (joulev1connect.SettlementServiceClient, error) {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
 	hc, err := HTTPClient(addr, caFile)
 	if err != nil {
 		return nil, err
 	}
 	return joulev1connect.NewSettlementServiceClient(hc, addr,
-		connect.WithInterceptors(Errors(addr))), nil
+		connect.WithInterceptors(Patience(), Errors(addr), bearer(o.token))), nil
 }
+
+// bearer sends a token with unary calls.
+func bearer(secret string) connect.Interceptor {
+	return connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			if secret != "" {
+				req.Header().Set("Authorization", "Bearer "+secret)
+			}
+			return next(ctx, req)
+		}
+	})
+}
+
+// Patience is an interceptor, outside of Errors, that makes calls again which
+// an overloaded server turned away, after the time that it asks for. Where the
+// context ends before that, the refusal is returned at once.
+func Patience() connect.Interceptor {
+	return connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			for wait := time.Duration(0); ; wait = min(2*wait, patienceMax) {
+				resp, err := next(ctx, req)
+				var refused *Error
+				if !errors.As(err, &refused) || refused.Reason != joulev1.ErrorReason_ERROR_REASON_OVERLOADED {
+					return resp, err
+				}
+				wait = max(wait, refused.RetryAfter, time.Millisecond)
+				// Clients that were turned away together come back apart.
+				pause := wait + rand.N(wait)
+				if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < pause {
+					return nil, err
+				}
+				t := time.NewTimer(pause)
+				select {
+				case <-t.C:
+				case <-ctx.Done():
+					t.Stop()
+					return nil, err
+				}
+			}
+		}
+	})
+}
+
+// patienceMax bounds the pause between two tries.
+const patienceMax = 5 * time.Second
 
 // Errors is an interceptor that gives unary calls this package's errors.
 func Errors(addr string) connect.Interceptor {
@@ -117,7 +178,7 @@ func Rebuild(addr string, err error) error {
 	for _, d := range ce.Details() {
 		if v, verr := d.Value(); verr == nil {
 			if e, ok := v.(*joulev1.Error); ok {
-				return &Error{Reason: e.Reason, Message: e.Message}
+				return &Error{Reason: e.Reason, Message: e.Message, RetryAfter: time.Duration(e.RetryAfterMs) * time.Millisecond}
 			}
 		}
 	}

@@ -24,7 +24,8 @@ type Config struct {
 	NomadTokenFile string `hcl:"nomad_token_file,optional"` // an ACL token; mode 0600
 	CertFile       string `hcl:"cert_file,optional"`        // TLS of the API; required unless listen is loopback
 	KeyFile        string `hcl:"key_file,optional"`
-	LogLevel       string `hcl:"log_level,optional"` // debug, info, warn, error
+	TokensFile     string `hcl:"tokens_file,optional"` // who may call the API; mode 0600. None: loopback alone
+	LogLevel       string `hcl:"log_level,optional"`   // debug, info, warn, error
 
 	// Several servers are one cluster. Without these a server is alone.
 	BootstrapExpect int      `hcl:"bootstrap_expect,optional"`  // servers that begin a new cluster together; 0 with retry_join: join one

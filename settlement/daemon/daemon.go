@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/joulecloud/joule/settlement/access"
 	"github.com/joulecloud/joule/settlement/nomad"
 	"github.com/joulecloud/joule/settlement/server"
 )
@@ -31,6 +32,13 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	if err != nil {
 		return err
 	}
+	sc := server.Default()
+	sc.Name, sc.Version = cfg.Name, version
+	if cfg.TokensFile != "" {
+		if sc.Tokens, err = access.Load(cfg.TokensFile); err != nil {
+			return fmt.Errorf("tokens_file: %w", err)
+		}
+	}
 	n, _, stopCluster, err := startCluster(ctx, &cfg, version, log, fail)
 	if err != nil {
 		return err
@@ -43,8 +51,6 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	}
 	defer stopRate()
 
-	sc := server.Default()
-	sc.Name, sc.Version = cfg.Name, version
 	srv := server.New(sc, n, n.Journal(), allocs, log)
 
 	ln, err := net.Listen("tcp", cfg.Listen)

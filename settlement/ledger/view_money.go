@@ -120,3 +120,16 @@ type Offence struct {
 	At       Time
 	Fine     FineID // that was issued for it; 0: none
 }
+
+// Job is what a customer's Nomad job has cost over all its leases.
+type Job struct{ Charged, Held NUSD }
+
+// JobByName returns a customer's job; false if it never had a lease.
+func (l *Ledger) JobByName(customer CustomerID, name string) (Job, bool) {
+	i, ok := l.jobIndex[jobKey{customer, name}]
+	if !ok {
+		return Job{}, false
+	}
+	j := l.jobs.get(i)
+	return Job{Charged: j.charged, Held: j.held}, true
+}

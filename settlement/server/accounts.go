@@ -14,15 +14,12 @@ import (
 // the journal's index.
 const accountsAtMax = 100
 
-// ownedPrefixes begin the names of the accounts that a customer or a supplier
-// owns.
-var ownedPrefixes = [...]string{"customer/", "hold/", "supplier/", "stake/", "unbonding/"}
-
 var currencies = [...]ledger.Currency{ledger.USD, ledger.JOULE}
 
 // accountsNamed returns the accounts of a full name, or those that a customer
-// or supplier of this name owns, of one currency or (0) all.
-func accountsNamed(l *ledger.Ledger, name string, cur ledger.Currency) []ledger.Account {
+// or supplier of this name owns (for a caller who is one: as such), of one
+// currency or (0) all.
+func accountsNamed(ctx context.Context, l *ledger.Ledger, name string, cur ledger.Currency) []ledger.Account {
 	var out []ledger.Account
 	add := func(full string) {
 		for _, c := range currencies {
@@ -33,7 +30,7 @@ func accountsNamed(l *ledger.Ledger, name string, cur ledger.Currency) []ledger.
 	}
 	add(name)
 	if !strings.Contains(name, "/") {
-		for _, prefix := range ownedPrefixes {
+		for _, prefix := range ownedPrefixes(callerOf(ctx).id.Role) {
 			add(prefix + name)
 		}
 	}
@@ -57,7 +54,7 @@ func (s *Server) ListAccounts(ctx context.Context, r *joulev1.ListAccountsReques
 	switch {
 	case r.Name != "":
 		err = s.node.Read(ctx, func(l *ledger.Ledger) error {
-			for _, a := range accountsNamed(l, r.Name, 0) {
+			for _, a := range accountsNamed(ctx, l, r.Name, 0) {
 				if strings.HasPrefix(a.Name, r.Prefix) && a.ID > ledger.AccountID(r.AfterId) {
 					page = append(page, a)
 				}
@@ -155,15 +152,21 @@ func (s *Server) GetStatement(ctx context.Context, r *joulev1.GetStatementReques
 	if r.FromUnixMs < 0 || r.ToUnixMs < 0 || r.ToUnixMs != 0 && r.ToUnixMs <= r.FromUnixMs {
 		return nil, invalid("from_unix_ms, to_unix_ms: want a time and a later one, got %d and %d", r.FromUnixMs, r.ToUnixMs)
 	}
+	var cur ledger.Currency
+	if r.Currency != joulev1.Currency_CURRENCY_UNSPECIFIED {
+		if cur, err = ledgerCurrency("currency", r.Currency); err != nil {
+			return nil, err
+		}
+	}
 	var accounts []ledger.Account
 	err = s.node.Read(ctx, func(l *ledger.Ledger) error {
-		if accounts = accountsNamed(l, r.Account, ledger.Currency(r.Currency)); len(accounts) > 0 {
+		if accounts = accountsNamed(ctx, l, r.Account, cur); len(accounts) > 0 {
 			return nil
 		}
 		if r.Currency == joulev1.Currency_CURRENCY_UNSPECIFIED {
 			return notFound("account %q", r.Account)
 		}
-		return notFound("account %q in %s", r.Account, currencyName(ledger.Currency(r.Currency)))
+		return notFound("account %q in %s", r.Account, currencyName(cur))
 	})
 	if err != nil {
 		return nil, err

@@ -20,7 +20,10 @@ func (s *Server) submit(ctx context.Context, key string, cmd ledger.Command) (le
 func (s *Server) CreateCustomer(ctx context.Context, r *joulev1.CreateCustomerRequest) (*joulev1.CreateCustomerResponse, error) {
 	payIn := ledger.USD
 	if r.PayIn != joulev1.Currency_CURRENCY_UNSPECIFIED {
-		payIn = ledger.Currency(r.PayIn)
+		var err error
+		if payIn, err = ledgerCurrency("pay_in", r.PayIn); err != nil {
+			return nil, err
+		}
 	}
 	res, err := s.submit(ctx, r.Key, &ledger.CreateCustomer{Name: r.Name, Namespace: r.Namespace, PayIn: payIn})
 	if err != nil {
@@ -88,7 +91,10 @@ func (s *Server) SetPolicy(ctx context.Context, r *joulev1.SetPolicyRequest) (*j
 
 // Deposit implements SettlementServiceHandler.
 func (s *Server) Deposit(ctx context.Context, r *joulev1.DepositRequest) (*joulev1.DepositResponse, error) {
-	cur := ledger.Currency(r.Currency)
+	cur, err := ledgerCurrency("currency", r.Currency)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := s.submit(ctx, r.Key, &ledger.Deposit{Customer: r.Customer, Currency: cur, Amount: r.Amount, Ref: r.Ref}); err != nil {
 		return nil, err
 	}
@@ -107,8 +113,15 @@ func (s *Server) Mint(ctx context.Context, r *joulev1.MintRequest) (*joulev1.Min
 
 // Withdraw implements SettlementServiceHandler.
 func (s *Server) Withdraw(ctx context.Context, r *joulev1.WithdrawRequest) (*joulev1.WithdrawResponse, error) {
-	cur := ledger.Currency(r.Currency)
-	cmd := &ledger.Withdraw{Party: ledger.Party(r.Party), Name: r.Name, Currency: cur, Amount: r.Amount, Ref: r.Ref}
+	cur, err := ledgerCurrency("currency", r.Currency)
+	if err != nil {
+		return nil, err
+	}
+	party, err := ledgerParty("party", r.Party)
+	if err != nil {
+		return nil, err
+	}
+	cmd := &ledger.Withdraw{Party: party, Name: r.Name, Currency: cur, Amount: r.Amount, Ref: r.Ref}
 	if _, err := s.submit(ctx, r.Key, cmd); err != nil {
 		return nil, err
 	}

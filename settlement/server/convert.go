@@ -9,11 +9,11 @@ import (
 )
 
 func invalid(format string, args ...any) error {
-	return &refusal{joulev1.ErrorReason_ERROR_REASON_INVALID, fmt.Sprintf(format, args...)}
+	return refuse(joulev1.ErrorReason_ERROR_REASON_INVALID, format, args...)
 }
 
 func notFound(format string, args ...any) error {
-	return &refusal{joulev1.ErrorReason_ERROR_REASON_NOT_FOUND, fmt.Sprintf(format+" does not exist", args...)}
+	return refuse(joulev1.ErrorReason_ERROR_REASON_NOT_FOUND, format+" does not exist", args...)
 }
 
 func parseClass(s string) (ledger.Class, error) {
@@ -34,6 +34,30 @@ func className(c ledger.Class) string {
 		return "datacenter"
 	}
 	return fmt.Sprintf("class %d", c)
+}
+
+// ledgerCurrency checks before it converts: the API's numbers are wider than
+// the ledger's.
+func ledgerCurrency(field string, c joulev1.Currency) (ledger.Currency, error) {
+	switch c {
+	case joulev1.Currency_CURRENCY_USD:
+		return ledger.USD, nil
+	case joulev1.Currency_CURRENCY_JOULE:
+		return ledger.JOULE, nil
+	}
+	return 0, invalid("%s: want 1 (USD) or 2 (JOULE), got %d", field, c)
+}
+
+func ledgerParty(field string, p joulev1.Party) (ledger.Party, error) {
+	switch p {
+	case joulev1.Party_PARTY_CUSTOMER:
+		return ledger.PartyCustomer, nil
+	case joulev1.Party_PARTY_SUPPLIER:
+		return ledger.PartySupplier, nil
+	case joulev1.Party_PARTY_TREASURY:
+		return ledger.PartyTreasury, nil
+	}
+	return 0, invalid("%s: want 1 (customer), 2 (supplier) or 3 (treasury), got %d", field, p)
 }
 
 func currencyName(c ledger.Currency) string {
@@ -103,7 +127,8 @@ func closeReasonName(r ledger.CloseReason) string {
 }
 
 func transferReasonName(r ledger.Reason) string {
-	names := [...]string{"", "deposit", "withdraw", "mint", "hold", "release", "charge", "pay", "fee", "accrue", "convert"}
+	names := [...]string{"", "deposit", "withdraw", "mint", "hold", "release", "charge", "pay", "fee", "accrue", "convert",
+		"withdraw request", "withdraw return", "correct", "bond", "unbond", "unbonded", "fine", "fine return", "remedy", "forfeit"}
 	if int(r) < len(names) {
 		return names[r]
 	}
@@ -208,7 +233,7 @@ func (n names) entry(e *ledger.Entry) *joulev1.JournalEntry {
 	case *ledger.AccountOpened:
 		out.Kind, out.Text = "account opened", f.Name
 	default:
-		out.Kind = "fact"
+		n.laterFact(out, e.Fact)
 	}
 	return out
 }

@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -11,61 +13,39 @@ import (
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/node"
 	"github.com/joulecloud/joule/settlement/nomad"
+	"github.com/joulecloud/joule/settlement/refusal"
 )
 
-// codes is the one table of what a refusal looks like outside: the ledger's
-// code, the reason in the API, the Connect code (which fixes the HTTP status).
-// The CLI's exit codes hang on the reason (cli/command).
-var codes = []struct {
-	ledger ledger.Code // CodeOK: the reason does not come from the ledger
-	reason joulev1.ErrorReason
-	code   connect.Code
-}{
-	{ledger.CodeInvalid, joulev1.ErrorReason_ERROR_REASON_INVALID, connect.CodeInvalidArgument},
-	{ledger.CodeNotFound, joulev1.ErrorReason_ERROR_REASON_NOT_FOUND, connect.CodeNotFound},
-	{ledger.CodeExists, joulev1.ErrorReason_ERROR_REASON_EXISTS, connect.CodeAlreadyExists},
-	{ledger.CodeConflict, joulev1.ErrorReason_ERROR_REASON_CONFLICT, connect.CodeAborted},
-	{ledger.CodeInsufficient, joulev1.ErrorReason_ERROR_REASON_INSUFFICIENT, connect.CodeFailedPrecondition},
-	{ledger.CodeForbidden, joulev1.ErrorReason_ERROR_REASON_FORBIDDEN, connect.CodePermissionDenied},
-	{ledger.CodeTooDear, joulev1.ErrorReason_ERROR_REASON_TOO_DEAR, connect.CodeFailedPrecondition},
-	{ledger.CodeNoOffer, joulev1.ErrorReason_ERROR_REASON_NO_OFFER, connect.CodeFailedPrecondition},
-	{ledger.CodeNoRate, joulev1.ErrorReason_ERROR_REASON_NO_RATE, connect.CodeFailedPrecondition},
-	{ledger.CodeClosed, joulev1.ErrorReason_ERROR_REASON_CLOSED, connect.CodeFailedPrecondition},
-	{ledger.CodeOverflow, joulev1.ErrorReason_ERROR_REASON_OVERFLOW, connect.CodeOutOfRange},
-	{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED, connect.CodeUnauthenticated},
-	{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_BAD_SIGNATURE, connect.CodeUnauthenticated},
-	{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_MALFORMED, connect.CodeInvalidArgument},
-	{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_NO_ALLOCATION, connect.CodeNotFound},
-	{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_WRONG_NODE, connect.CodePermissionDenied},
-	{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_ALLOCATION_STOPPED, connect.CodeFailedPrecondition},
-	{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_NOT_LEADER, connect.CodeUnavailable},
-	{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE, connect.CodeUnavailable},
+// refused is an error made by a handler itself, with its reason in the API.
+type refused struct {
+	reason     joulev1.ErrorReason
+	msg        string
+	retryAfter time.Duration // with OVERLOADED
 }
 
-// refusal is an error made by a handler itself, with its reason in the API.
-type refusal struct {
-	reason joulev1.ErrorReason
-	msg    string
+func refuse(reason joulev1.ErrorReason, format string, args ...any) error {
+	return &refused{reason: reason, msg: fmt.Sprintf(format, args...)}
 }
 
-func (r *refusal) Error() string { return r.msg }
+// overloaded asks a client to try again later; nothing has happened.
+func overloaded(after time.Duration, format string, args ...any) error {
+	return &refused{reason: joulev1.ErrorReason_ERROR_REASON_OVERLOADED, msg: fmt.Sprintf(format, args...), retryAfter: after}
+}
+
+func (r *refused) Error() string { return r.msg }
 
 // classify finds an error's reason in the API. ok is false for faults of our
 // own, whose text must not go out.
 func classify(err error) (reason joulev1.ErrorReason, ok bool) {
-	var ref *refusal
+	var ref *refused
 	var led *ledger.Error
 	var notLeader *node.NotLeaderError
 	switch {
 	case errors.As(err, &ref):
 		return ref.reason, true
 	case errors.As(err, &led):
-		for _, c := range codes {
-			if c.ledger == led.Code && c.ledger != ledger.CodeOK {
-				return c.reason, true
-			}
-		}
-		return 0, false
+		row, ok := refusal.OfLedger(led.Code)
+		return row.Reason, ok
 	case errors.As(err, &notLeader):
 		return joulev1.ErrorReason_ERROR_REASON_NOT_LEADER, true
 	case errors.Is(err, nomad.ErrNoAllocation):
@@ -86,7 +66,32 @@ func apiError(err error) *joulev1.Error {
 	if !ok {
 		return &joulev1.Error{Reason: joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE, Message: "internal error"}
 	}
-	return &joulev1.Error{Reason: reason, Message: err.Error()}
+	return detailOf(reason, err)
+}
+
+// detailOf is the detail that goes with an error whose reason is known.
+func detailOf(reason joulev1.ErrorReason, err error) *joulev1.Error {
+	out := &joulev1.Error{Reason: reason, Message: err.Error()}
+	if ref := (*refused)(nil); errors.As(err, &ref) {
+		out.RetryAfterMs = ref.retryAfter.Milliseconds()
+	}
+	return out
+}
+
+// retryAfter is the hint of an error made by connectError; 0: none.
+func retryAfter(err error) time.Duration {
+	var ce *connect.Error
+	if !errors.As(err, &ce) {
+		return 0
+	}
+	for _, d := range ce.Details() {
+		if v, verr := d.Value(); verr == nil {
+			if e, ok := v.(*joulev1.Error); ok {
+				return time.Duration(e.RetryAfterMs) * time.Millisecond
+			}
+		}
+	}
+	return 0
 }
 
 // connectError is the form of err that a unary call answers: the Connect code
@@ -98,17 +103,18 @@ func connectError(ctx context.Context, log *slog.Logger, err error) error {
 	}
 	reason, ok := classify(err)
 	if !ok {
+		if ce := (*connect.Error)(nil); errors.As(err, &ce) && ce.Code() != connect.CodeInternal && ce.Code() != connect.CodeUnknown {
+			return err // the protocol's own: a message that does not decode, a session that ends
+		}
 		log.LogAttrs(ctx, slog.LevelError, "internal error", slog.Any("error", err))
 		return connect.NewError(connect.CodeInternal, errors.New("internal error"))
 	}
-	code := connect.CodeUnknown
-	for _, c := range codes {
-		if c.reason == reason {
-			code = c.code
-		}
+	row, ok := refusal.Of(reason)
+	if !ok {
+		row.Connect = connect.CodeUnknown
 	}
-	out := connect.NewError(code, errors.New(err.Error()))
-	if detail, derr := connect.NewErrorDetail(&joulev1.Error{Reason: reason, Message: err.Error()}); derr == nil {
+	out := connect.NewError(row.Connect, errors.New(err.Error()))
+	if detail, derr := connect.NewErrorDetail(detailOf(reason, err)); derr == nil {
 		out.AddDetail(detail)
 	}
 	return out

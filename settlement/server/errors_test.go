@@ -11,25 +11,6 @@ import (
 	"github.com/joulecloud/joule/settlement/ledger"
 )
 
-// Every ledger code and every reason has exactly one row in the table.
-func TestErrorTableIsWhole(t *testing.T) {
-	byCode, byReason := map[ledger.Code]int{}, map[joulev1.ErrorReason]int{}
-	for _, c := range codes {
-		byCode[c.ledger]++
-		byReason[c.reason]++
-	}
-	for c := ledger.CodeInvalid; c <= ledger.CodeOverflow; c++ {
-		if byCode[c] != 1 {
-			t.Errorf("ledger code %v has %d rows, want 1", c, byCode[c])
-		}
-	}
-	for n := range joulev1.ErrorReason_name {
-		if r := joulev1.ErrorReason(n); r != 0 && byReason[r] != 1 {
-			t.Errorf("reason %v has %d rows, want 1", r, byReason[r])
-		}
-	}
-}
-
 // A fault of our own goes out as "internal error", without its text.
 func TestInternalErrorsStayInside(t *testing.T) {
 	err := connectError(t.Context(), slog.New(slog.DiscardHandler), errors.New("disk /secret is full"))

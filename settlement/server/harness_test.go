@@ -58,6 +58,8 @@ type fixture struct {
 	allocs *allocations
 	key    ed25519.PrivateKey // of host h1
 	other  ed25519.PrivateKey // of host h2
+
+	configure func(*server.Config) // before the server is made; nil: nothing
 }
 
 func start(t *testing.T) *fixture {
@@ -84,6 +86,9 @@ func (f *fixture) open() {
 	}
 	cfg := server.Default()
 	cfg.Name = "s1"
+	if f.configure != nil {
+		f.configure(&cfg)
+	}
 	f.srv = server.New(cfg, f.node, f.node.Journal(), f.allocs, log)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 const authSkewMax = 5 * time.Minute
 
 func unauthenticated(format string, args ...any) error {
-	return &refusal{joulev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED, fmt.Sprintf(format, args...)}
+	return refuse(joulev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED, format, args...)
 }
 
 // host looks an enrolled host up.
@@ -68,8 +68,8 @@ func (s *Server) OpenLease(ctx context.Context, r *joulev1.OpenLeaseRequest) (*j
 		return nil, err
 	}
 	if task.Host != host.Name {
-		return nil, &refusal{joulev1.ErrorReason_ERROR_REASON_WRONG_NODE,
-			fmt.Sprintf("allocation %s is placed on host %q, not on %q", r.AllocId, task.Host, host.Name)}
+		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_WRONG_NODE,
+			"allocation %s is placed on host %q, not on %q", r.AllocId, task.Host, host.Name)
 	}
 	cmd := &ledger.OpenLease{
 		Host: host.Name, Namespace: task.Namespace, Job: task.Job, Group: task.Group, Task: task.Name,

@@ -25,24 +25,30 @@ func pageSize(n uint32) (int, error) {
 }
 
 // ListHosts implements SettlementServiceHandler.
-func (s *Server) ListHosts(ctx context.Context, _ *joulev1.ListHostsRequest) (*joulev1.ListHostsResponse, error) {
-	out := &joulev1.ListHostsResponse{}
-	return out, s.node.Read(ctx, func(l *ledger.Ledger) error {
-		for id := range l.HostCount() {
-			h, ok := l.HostByID(id + 1)
+func (s *Server) ListHosts(ctx context.Context, r *joulev1.ListHostsRequest) (*joulev1.ListHostsResponse, error) {
+	var of ledger.SupplierID
+	page, more, err := list(ctx, s, r.AfterId, r.PageSize, func(l *ledger.Ledger) (uint32, error) {
+		if r.Supplier != "" {
+			sup, ok := l.Supplier(r.Supplier)
 			if !ok {
-				continue
+				return 0, notFound("supplier %q", r.Supplier)
 			}
-			v := &joulev1.Host{Name: h.Name, Supplier: names{l}.supplier(h.Supplier),
-				Class: className(h.Class), OpenLeases: uint32(h.OpenLeases)}
-			if h.HasOffer {
-				v.Offer = apiPrices(h.Offer)
-			}
-			v.Connected, v.LastHeardMs = s.sessions.heard(h.ID)
-			out.Hosts = append(out.Hosts, v)
+			of = sup.ID
 		}
-		return nil
+		return uint32(l.HostCount()), nil
+	}, func(n names, id uint32) *joulev1.Host {
+		h, ok := n.l.HostByID(ledger.HostID(id))
+		if !ok || of != 0 && h.Supplier != of {
+			return nil
+		}
+		v := &joulev1.Host{Id: id, Name: h.Name, Supplier: n.supplier(h.Supplier), Class: className(h.Class), OpenLeases: h.OpenLeases}
+		if h.HasOffer {
+			v.Offer = apiPrices(h.Offer)
+		}
+		v.Connected, v.LastHeardMs = s.sessions.heard(h.ID)
+		return v
 	})
+	return &joulev1.ListHostsResponse{Hosts: page, More: more}, err
 }
 
 func matches(want, got string) bool { return want == "" || want == got }

@@ -53,13 +53,13 @@ type Config struct {
 	Version    string
 	Heartbeat  time.Duration // what hosts are asked to keep
 	Checkpoint time.Duration
-	// RequestBytesMax bounds one message of a client.
-	RequestBytesMax int
+	Limits     Limits
+	Tokens     Tokens // nil: there are none, and loopback alone is answered
 }
 
 // Default returns the values that the design names.
 func Default() Config {
-	return Config{Heartbeat: time.Second, Checkpoint: 2 * time.Second, RequestBytesMax: 1 << 20}
+	return Config{Heartbeat: time.Second, Checkpoint: 2 * time.Second, Limits: defaultLimits()}
 }
 
 // Server serves both services. It is safe for concurrent use.
@@ -68,6 +68,8 @@ type Server struct {
 	node     Node
 	history  History
 	allocs   Allocations
+	tokens   Tokens
+	limiter  *limiter
 	sessions *sessions
 	now      func() time.Time
 	log      *slog.Logger
@@ -75,16 +77,27 @@ type Server struct {
 
 // New returns a server; Handler gives what to serve.
 func New(cfg Config, n Node, h History, a Allocations, log *slog.Logger) *Server {
-	return &Server{cfg: cfg, node: n, history: h, allocs: a, sessions: newSessions(), now: time.Now, log: log}
+	return &Server{cfg: cfg, node: n, history: h, allocs: a, tokens: cfg.Tokens,
+		limiter: newLimiter(cfg.Limits, time.Now), sessions: newSessions(), now: time.Now, log: log}
 }
 
-// Handler returns the HTTP handler of the API. Serve it with HTTP/2 enabled
-// (h2c or TLS): sessions need it.
-func (s *Server) Handler() http.Handler {
+// Service makes the handler of a service with the options of this server's own.
+type Service func(opts ...connect.HandlerOption) (path string, handler http.Handler)
+
+// Handler returns the HTTP handler of the API, and of other services beside it
+// with the same limits and the same errors: of theirs, each procedure is for
+// operators alone unless the rules have it. Serve it with HTTP/2 enabled (h2c
+// or TLS): sessions need it.
+func (s *Server) Handler(others ...Service) http.Handler {
 	mux := http.NewServeMux()
 	opts := []connect.HandlerOption{
-		connect.WithReadMaxBytes(s.cfg.RequestBytesMax),
-		connect.WithInterceptors(errorInterceptor{s.log}),
+		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
+			if spec.Procedure == joulev1connect.HostServiceSessionProcedure {
+				return []connect.HandlerOption{connect.WithReadMaxBytes(s.cfg.Limits.SessionBytes)}
+			}
+			return []connect.HandlerOption{connect.WithReadMaxBytes(s.cfg.Limits.CallBytes)}
+		}),
+		connect.WithInterceptors(errorInterceptor{s.log}, accessInterceptor{s}),
 		connect.WithRecover(func(ctx context.Context, spec connect.Spec, _ http.Header, p any) error {
 			s.log.LogAttrs(ctx, slog.LevelError, "panic in handler",
 				slog.String("procedure", spec.Procedure), slog.Any("panic", p))
@@ -93,8 +106,13 @@ func (s *Server) Handler() http.Handler {
 	}
 	mux.Handle(joulev1connect.NewSettlementServiceHandler(s, opts...))
 	mux.Handle(joulev1connect.NewHostServiceHandler(hostService{s}, opts...))
-	mux.HandleFunc("GET /healthz", s.health)
-	return mux
+	for _, other := range others {
+		mux.Handle(other(opts...))
+	}
+	outer := http.NewServeMux()
+	outer.HandleFunc("GET /healthz", s.health)
+	outer.Handle("/", s.limited(mux))
+	return outer
 }
 
 // health answers 200 while this server can commit, 503 otherwise.

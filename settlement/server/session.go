@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -27,6 +26,7 @@ type stream = connect.BidiStream[joulev1.SessionUp, joulev1.SessionDown]
 type session struct {
 	host   ledger.Host
 	cancel context.CancelFunc
+	pace   pace
 
 	sendMu sync.Mutex // stream.Send is not safe for concurrent use
 	stream *stream
@@ -142,7 +142,7 @@ func (s *Server) Session(ctx context.Context, st *stream) error {
 	if err != nil {
 		return err
 	}
-	sess := &session{host: host, cancel: cancel, stream: st}
+	sess := &session{host: host, cancel: cancel, stream: st, pace: pace{every: time.Second / time.Duration(s.cfg.Limits.BeatsPerSecond)}}
 	defer sess.end()
 	if !s.sessions.add(sess) {
 		return connect.NewError(connect.CodeUnavailable, errors.New("server is shutting down"))
@@ -271,6 +271,9 @@ func (s *Server) handle(ctx context.Context, sess *session, m *joulev1.SessionUp
 	s.sessions.beat(sess.host.ID)
 	switch m := m.Message.(type) {
 	case *joulev1.SessionUp_Heartbeat:
+		if err := sess.pace.wait(ctx, time.Now()); err != nil {
+			return err
+		}
 		if err := s.stopEnded(ctx, sess, m.Heartbeat); err != nil {
 			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot check a host's leases",
 				slog.String("host", sess.host.Name), slog.Any("error", err))
@@ -286,7 +289,12 @@ func (s *Server) handle(ctx context.Context, sess *session, m *joulev1.SessionUp
 // settle proposes a usage batch and acknowledges it once it is committed.
 func (s *Server) settle(ctx context.Context, sess *session, b *joulev1.UsageBatch) error {
 	ack := &joulev1.BatchAck{Number: b.Number}
-	results, err := s.apply(ctx, sess, b)
+	var results []ledger.RecordResult
+	done, err := s.limiter.startBatch(len(b.Batch))
+	if err == nil {
+		results, err = s.apply(ctx, sess, b)
+		done()
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return err // the outcome is unknown: the host sends the batch again
@@ -319,16 +327,16 @@ func (s *Server) apply(ctx context.Context, sess *session, b *joulev1.UsageBatch
 	cmd := &wire.SignedBatch{Batch: b.Batch}
 	if len(b.Signature) != len(cmd.Signature) ||
 		!ed25519.Verify(sess.host.PublicKey[:], wire.BatchSigningBytes(b.Batch), b.Signature) {
-		return nil, &refusal{joulev1.ErrorReason_ERROR_REASON_BAD_SIGNATURE,
-			fmt.Sprintf("usage batch %d: signature is not of host %q", b.Number, sess.host.Name)}
+		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_BAD_SIGNATURE,
+			"usage batch %d: signature is not of host %q", b.Number, sess.host.Name)
 	}
 	host, _, err := wire.CheckBatch(b.Batch)
 	if err != nil {
-		return nil, &refusal{joulev1.ErrorReason_ERROR_REASON_MALFORMED, fmt.Sprintf("usage batch %d: %v", b.Number, err)}
+		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_MALFORMED, "usage batch %d: %v", b.Number, err)
 	}
 	if host != sess.host.ID {
-		return nil, &refusal{joulev1.ErrorReason_ERROR_REASON_FORBIDDEN,
-			fmt.Sprintf("usage batch %d: host_id is %d, this session's is %d", b.Number, host, sess.host.ID)}
+		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_FORBIDDEN,
+			"usage batch %d: host_id is %d, this session's is %d", b.Number, host, sess.host.ID)
 	}
 	copy(cmd.Signature[:], b.Signature)
 	res, err := s.node.Submit(ctx, ledger.Envelope{Command: cmd})

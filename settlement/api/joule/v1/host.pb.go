@@ -159,6 +159,10 @@ const (
 	ErrorReason_ERROR_REASON_NO_RATE            ErrorReason = 9
 	ErrorReason_ERROR_REASON_CLOSED             ErrorReason = 10
 	ErrorReason_ERROR_REASON_OVERFLOW           ErrorReason = 11
+	ErrorReason_ERROR_REASON_STAKE              ErrorReason = 12 // the supplier's stake is below what its leases ask
+	ErrorReason_ERROR_REASON_NOT_FINABLE        ErrorReason = 13 // the fault is not the supplier's, or the schedule has no fine for it
+	ErrorReason_ERROR_REASON_EVIDENCE           ErrorReason = 14 // missing, not the ledger's own, too old, or used before
+	ErrorReason_ERROR_REASON_SAME_OPERATOR      ErrorReason = 15 // a manual fine needs two different operators
 	ErrorReason_ERROR_REASON_UNAUTHENTICATED    ErrorReason = 20 // unknown host, bad signature, stale time
 	ErrorReason_ERROR_REASON_BAD_SIGNATURE      ErrorReason = 21 // of a usage batch
 	ErrorReason_ERROR_REASON_MALFORMED          ErrorReason = 22 // a usage batch that does not decode
@@ -167,6 +171,7 @@ const (
 	ErrorReason_ERROR_REASON_ALLOCATION_STOPPED ErrorReason = 25 // Nomad does not want it to run
 	ErrorReason_ERROR_REASON_NOT_LEADER         ErrorReason = 26
 	ErrorReason_ERROR_REASON_UNAVAILABLE        ErrorReason = 27 // no quorum, shutting down, Nomad unreachable
+	ErrorReason_ERROR_REASON_OVERLOADED         ErrorReason = 28 // too many requests, of this client or of all; nothing has happened
 )
 
 // Enum value maps for ErrorReason.
@@ -184,6 +189,10 @@ var (
 		9:  "ERROR_REASON_NO_RATE",
 		10: "ERROR_REASON_CLOSED",
 		11: "ERROR_REASON_OVERFLOW",
+		12: "ERROR_REASON_STAKE",
+		13: "ERROR_REASON_NOT_FINABLE",
+		14: "ERROR_REASON_EVIDENCE",
+		15: "ERROR_REASON_SAME_OPERATOR",
 		20: "ERROR_REASON_UNAUTHENTICATED",
 		21: "ERROR_REASON_BAD_SIGNATURE",
 		22: "ERROR_REASON_MALFORMED",
@@ -192,6 +201,7 @@ var (
 		25: "ERROR_REASON_ALLOCATION_STOPPED",
 		26: "ERROR_REASON_NOT_LEADER",
 		27: "ERROR_REASON_UNAVAILABLE",
+		28: "ERROR_REASON_OVERLOADED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":        0,
@@ -206,6 +216,10 @@ var (
 		"ERROR_REASON_NO_RATE":            9,
 		"ERROR_REASON_CLOSED":             10,
 		"ERROR_REASON_OVERFLOW":           11,
+		"ERROR_REASON_STAKE":              12,
+		"ERROR_REASON_NOT_FINABLE":        13,
+		"ERROR_REASON_EVIDENCE":           14,
+		"ERROR_REASON_SAME_OPERATOR":      15,
 		"ERROR_REASON_UNAUTHENTICATED":    20,
 		"ERROR_REASON_BAD_SIGNATURE":      21,
 		"ERROR_REASON_MALFORMED":          22,
@@ -214,6 +228,7 @@ var (
 		"ERROR_REASON_ALLOCATION_STOPPED": 25,
 		"ERROR_REASON_NOT_LEADER":         26,
 		"ERROR_REASON_UNAVAILABLE":        27,
+		"ERROR_REASON_OVERLOADED":         28,
 	}
 )
 
@@ -1562,6 +1577,7 @@ type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        ErrorReason            `protobuf:"varint,1,opt,name=reason,proto3,enum=joule.v1.ErrorReason" json:"reason,omitempty"`
 	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	RetryAfterMs  int64                  `protobuf:"varint,3,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"` // with ERROR_REASON_OVERLOADED: not before; nothing has happened
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1608,6 +1624,13 @@ func (x *Error) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *Error) GetRetryAfterMs() int64 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
 }
 
 var File_joule_v1_host_proto protoreflect.FileDescriptor
@@ -1701,10 +1724,11 @@ const file_joule_v1_host_proto_rawDesc = "" +
 	"\x06status\x18\x03 \x01(\x0e2\x16.joule.v1.RecordStatusR\x06status\"S\n" +
 	"\fLeaseCommand\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12(\n" +
-	"\x04stop\x18\x02 \x01(\x0e2\x14.joule.v1.StopReasonR\x04stop\"P\n" +
+	"\x04stop\x18\x02 \x01(\x0e2\x14.joule.v1.StopReasonR\x04stop\"v\n" +
 	"\x05Error\x12-\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x15.joule.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage*\xb2\x02\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
+	"\x0eretry_after_ms\x18\x03 \x01(\x03R\fretryAfterMs*\xb2\x02\n" +
 	"\fRecordStatus\x12\x1d\n" +
 	"\x19RECORD_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RECORD_STATUS_ACCEPTED\x10\x01\x12\x18\n" +
@@ -1721,7 +1745,7 @@ const file_joule_v1_host_proto_rawDesc = "" +
 	"\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11STOP_REASON_FUNDS\x10\x01\x12\x18\n" +
 	"\x14STOP_REASON_OPERATOR\x10\x02\x12\x1d\n" +
-	"\x19STOP_REASON_UNKNOWN_LEASE\x10\x03*\xcf\x04\n" +
+	"\x19STOP_REASON_UNKNOWN_LEASE\x10\x03*\xdd\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14ERROR_REASON_INVALID\x10\x01\x12\x1a\n" +
@@ -1735,7 +1759,11 @@ const file_joule_v1_host_proto_rawDesc = "" +
 	"\x14ERROR_REASON_NO_RATE\x10\t\x12\x17\n" +
 	"\x13ERROR_REASON_CLOSED\x10\n" +
 	"\x12\x19\n" +
-	"\x15ERROR_REASON_OVERFLOW\x10\v\x12 \n" +
+	"\x15ERROR_REASON_OVERFLOW\x10\v\x12\x16\n" +
+	"\x12ERROR_REASON_STAKE\x10\f\x12\x1c\n" +
+	"\x18ERROR_REASON_NOT_FINABLE\x10\r\x12\x19\n" +
+	"\x15ERROR_REASON_EVIDENCE\x10\x0e\x12\x1e\n" +
+	"\x1aERROR_REASON_SAME_OPERATOR\x10\x0f\x12 \n" +
 	"\x1cERROR_REASON_UNAUTHENTICATED\x10\x14\x12\x1e\n" +
 	"\x1aERROR_REASON_BAD_SIGNATURE\x10\x15\x12\x1a\n" +
 	"\x16ERROR_REASON_MALFORMED\x10\x16\x12\x1e\n" +
@@ -1743,7 +1771,8 @@ const file_joule_v1_host_proto_rawDesc = "" +
 	"\x17ERROR_REASON_WRONG_NODE\x10\x18\x12#\n" +
 	"\x1fERROR_REASON_ALLOCATION_STOPPED\x10\x19\x12\x1b\n" +
 	"\x17ERROR_REASON_NOT_LEADER\x10\x1a\x12\x1c\n" +
-	"\x18ERROR_REASON_UNAVAILABLE\x10\x1b2\xdf\x01\n" +
+	"\x18ERROR_REASON_UNAVAILABLE\x10\x1b\x12\x1b\n" +
+	"\x17ERROR_REASON_OVERLOADED\x10\x1c2\xdf\x01\n" +
 	"\vHostService\x12D\n" +
 	"\tOpenLease\x12\x1a.joule.v1.OpenLeaseRequest\x1a\x1b.joule.v1.OpenLeaseResponse\x12O\n" +
 	"\n" +

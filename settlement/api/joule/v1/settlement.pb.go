@@ -21,107 +21,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type Currency int32
-
-const (
-	Currency_CURRENCY_UNSPECIFIED Currency = 0
-	Currency_CURRENCY_USD         Currency = 1
-	Currency_CURRENCY_JOULE       Currency = 2
-)
-
-// Enum value maps for Currency.
-var (
-	Currency_name = map[int32]string{
-		0: "CURRENCY_UNSPECIFIED",
-		1: "CURRENCY_USD",
-		2: "CURRENCY_JOULE",
-	}
-	Currency_value = map[string]int32{
-		"CURRENCY_UNSPECIFIED": 0,
-		"CURRENCY_USD":         1,
-		"CURRENCY_JOULE":       2,
-	}
-)
-
-func (x Currency) Enum() *Currency {
-	p := new(Currency)
-	*p = x
-	return p
-}
-
-func (x Currency) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Currency) Descriptor() protoreflect.EnumDescriptor {
-	return file_joule_v1_settlement_proto_enumTypes[0].Descriptor()
-}
-
-func (Currency) Type() protoreflect.EnumType {
-	return &file_joule_v1_settlement_proto_enumTypes[0]
-}
-
-func (x Currency) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Currency.Descriptor instead.
-func (Currency) EnumDescriptor() ([]byte, []int) {
-	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{0}
-}
-
-type Party int32
-
-const (
-	Party_PARTY_UNSPECIFIED Party = 0
-	Party_PARTY_CUSTOMER    Party = 1
-	Party_PARTY_SUPPLIER    Party = 2
-	Party_PARTY_TREASURY    Party = 3
-)
-
-// Enum value maps for Party.
-var (
-	Party_name = map[int32]string{
-		0: "PARTY_UNSPECIFIED",
-		1: "PARTY_CUSTOMER",
-		2: "PARTY_SUPPLIER",
-		3: "PARTY_TREASURY",
-	}
-	Party_value = map[string]int32{
-		"PARTY_UNSPECIFIED": 0,
-		"PARTY_CUSTOMER":    1,
-		"PARTY_SUPPLIER":    2,
-		"PARTY_TREASURY":    3,
-	}
-)
-
-func (x Party) Enum() *Party {
-	p := new(Party)
-	*p = x
-	return p
-}
-
-func (x Party) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Party) Descriptor() protoreflect.EnumDescriptor {
-	return file_joule_v1_settlement_proto_enumTypes[1].Descriptor()
-}
-
-func (Party) Type() protoreflect.EnumType {
-	return &file_joule_v1_settlement_proto_enumTypes[1]
-}
-
-func (x Party) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Party.Descriptor instead.
-func (Party) EnumDescriptor() ([]byte, []int) {
-	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{1}
-}
-
 type CreateCustomerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1480,6 +1379,9 @@ func (x *Account) GetId() uint32 {
 
 type ListHostsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Supplier      string                 `protobuf:"bytes,1,opt,name=supplier,proto3" json:"supplier,omitempty"`                  // empty: all
+	PageSize      uint32                 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"` // default 1000, at most 10000
+	AfterId       uint32                 `protobuf:"varint,3,opt,name=after_id,json=afterId,proto3" json:"after_id,omitempty"`    // hosts with a larger id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1514,9 +1416,31 @@ func (*ListHostsRequest) Descriptor() ([]byte, []int) {
 	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{25}
 }
 
+func (x *ListHostsRequest) GetSupplier() string {
+	if x != nil {
+		return x.Supplier
+	}
+	return ""
+}
+
+func (x *ListHostsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListHostsRequest) GetAfterId() uint32 {
+	if x != nil {
+		return x.AfterId
+	}
+	return 0
+}
+
 type ListHostsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hosts         []*Host                `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1558,6 +1482,13 @@ func (x *ListHostsResponse) GetHosts() []*Host {
 	return nil
 }
 
+func (x *ListHostsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 type Host struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1567,6 +1498,7 @@ type Host struct {
 	Connected     bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`                          // has a session with this server
 	LastHeardMs   int64                  `protobuf:"varint,6,opt,name=last_heard_ms,json=lastHeardMs,proto3" json:"last_heard_ms,omitempty"` // Unix ms of the last heartbeat here; 0: never
 	OpenLeases    uint32                 `protobuf:"varint,7,opt,name=open_leases,json=openLeases,proto3" json:"open_leases,omitempty"`
+	Id            uint32                 `protobuf:"varint,8,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1646,6 +1578,13 @@ func (x *Host) GetLastHeardMs() int64 {
 func (x *Host) GetOpenLeases() uint32 {
 	if x != nil {
 		return x.OpenLeases
+	}
+	return 0
+}
+
+func (x *Host) GetId() uint32 {
+	if x != nil {
+		return x.Id
 	}
 	return 0
 }
@@ -3285,6 +3224,119 @@ func (x *GetStatusResponse) GetSessions() uint32 {
 	return 0
 }
 
+type GetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyRequest) Reset() {
+	*x = GetPolicyRequest{}
+	mi := &file_joule_v1_settlement_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyRequest) ProtoMessage() {}
+
+func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_settlement_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{45}
+}
+
+// GetPolicyResponse are the operator's parameters in force.
+type GetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	FeePpm        uint32                 `protobuf:"varint,1,opt,name=fee_ppm,json=feePpm,proto3" json:"fee_ppm,omitempty"`
+	SliceMs       uint32                 `protobuf:"varint,2,opt,name=slice_ms,json=sliceMs,proto3" json:"slice_ms,omitempty"`
+	Guard         *RateGuard             `protobuf:"bytes,3,opt,name=guard,proto3" json:"guard,omitempty"`
+	Stake         *StakePolicy           `protobuf:"bytes,4,opt,name=stake,proto3" json:"stake,omitempty"`
+	Fines         *FineSchedule          `protobuf:"bytes,5,opt,name=fines,proto3" json:"fines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyResponse) Reset() {
+	*x = GetPolicyResponse{}
+	mi := &file_joule_v1_settlement_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyResponse) ProtoMessage() {}
+
+func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_settlement_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_joule_v1_settlement_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *GetPolicyResponse) GetFeePpm() uint32 {
+	if x != nil {
+		return x.FeePpm
+	}
+	return 0
+}
+
+func (x *GetPolicyResponse) GetSliceMs() uint32 {
+	if x != nil {
+		return x.SliceMs
+	}
+	return 0
+}
+
+func (x *GetPolicyResponse) GetGuard() *RateGuard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetStake() *StakePolicy {
+	if x != nil {
+		return x.Stake
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetFines() *FineSchedule {
+	if x != nil {
+		return x.Fines
+	}
+	return nil
+}
+
 // Proof is what the server re-derived for this answer from the journal.
 type GetBillResponse_Proof struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -3299,7 +3351,7 @@ type GetBillResponse_Proof struct {
 
 func (x *GetBillResponse_Proof) Reset() {
 	*x = GetBillResponse_Proof{}
-	mi := &file_joule_v1_settlement_proto_msgTypes[45]
+	mi := &file_joule_v1_settlement_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3311,7 +3363,7 @@ func (x *GetBillResponse_Proof) String() string {
 func (*GetBillResponse_Proof) ProtoMessage() {}
 
 func (x *GetBillResponse_Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_settlement_proto_msgTypes[45]
+	mi := &file_joule_v1_settlement_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3366,7 +3418,7 @@ var File_joule_v1_settlement_proto protoreflect.FileDescriptor
 
 const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\n" +
-	"\x19joule/v1/settlement.proto\x12\bjoule.v1\x1a\x13joule/v1/host.proto\"\x86\x01\n" +
+	"\x19joule/v1/settlement.proto\x12\bjoule.v1\x1a\x13joule/v1/host.proto\x1a\x14joule/v1/money.proto\x1a\x14joule/v1/stake.proto\"\x86\x01\n" +
 	"\x15CreateCustomerRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -3453,10 +3505,14 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\bcurrency\x18\x02 \x01(\x0e2\x12.joule.v1.CurrencyR\bcurrency\x12\x18\n" +
 	"\abalance\x18\x03 \x01(\x03R\abalance\x12\x0e\n" +
-	"\x02id\x18\x04 \x01(\rR\x02id\"\x12\n" +
-	"\x10ListHostsRequest\"9\n" +
+	"\x02id\x18\x04 \x01(\rR\x02id\"f\n" +
+	"\x10ListHostsRequest\x12\x1a\n" +
+	"\bsupplier\x18\x01 \x01(\tR\bsupplier\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x19\n" +
+	"\bafter_id\x18\x03 \x01(\rR\aafterId\"M\n" +
 	"\x11ListHostsResponse\x12$\n" +
-	"\x05hosts\x18\x01 \x03(\v2\x0e.joule.v1.HostR\x05hosts\"\xd7\x01\n" +
+	"\x05hosts\x18\x01 \x03(\v2\x0e.joule.v1.HostR\x05hosts\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xe7\x01\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bsupplier\x18\x02 \x01(\tR\bsupplier\x12\x14\n" +
@@ -3465,7 +3521,8 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\"\n" +
 	"\rlast_heard_ms\x18\x06 \x01(\x03R\vlastHeardMs\x12\x1f\n" +
 	"\vopen_leases\x18\a \x01(\rR\n" +
-	"openLeases\"\xb4\x01\n" +
+	"openLeases\x12\x0e\n" +
+	"\x02id\x18\b \x01(\rR\x02id\"\xb4\x01\n" +
 	"\x11ListLeasesRequest\x12\x1a\n" +
 	"\bcustomer\x18\x01 \x01(\tR\bcustomer\x12\x1a\n" +
 	"\bsupplier\x18\x02 \x01(\tR\bsupplier\x12\x12\n" +
@@ -3631,17 +3688,14 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\bslice_ms\x18\f \x01(\rR\asliceMs\x12\x17\n" +
 	"\ausd_sum\x18\r \x01(\x03R\x06usdSum\x12\x1b\n" +
 	"\tjoule_sum\x18\x0e \x01(\x03R\bjouleSum\x12\x1a\n" +
-	"\bsessions\x18\x0f \x01(\rR\bsessions*J\n" +
-	"\bCurrency\x12\x18\n" +
-	"\x14CURRENCY_UNSPECIFIED\x10\x00\x12\x10\n" +
-	"\fCURRENCY_USD\x10\x01\x12\x12\n" +
-	"\x0eCURRENCY_JOULE\x10\x02*Z\n" +
-	"\x05Party\x12\x15\n" +
-	"\x11PARTY_UNSPECIFIED\x10\x00\x12\x12\n" +
-	"\x0ePARTY_CUSTOMER\x10\x01\x12\x12\n" +
-	"\x0ePARTY_SUPPLIER\x10\x02\x12\x12\n" +
-	"\x0ePARTY_TREASURY\x10\x032\x9d\n" +
-	"\n" +
+	"\bsessions\x18\x0f \x01(\rR\bsessions\"\x12\n" +
+	"\x10GetPolicyRequest\"\xcd\x01\n" +
+	"\x11GetPolicyResponse\x12\x17\n" +
+	"\afee_ppm\x18\x01 \x01(\rR\x06feePpm\x12\x19\n" +
+	"\bslice_ms\x18\x02 \x01(\rR\asliceMs\x12)\n" +
+	"\x05guard\x18\x03 \x01(\v2\x13.joule.v1.RateGuardR\x05guard\x12+\n" +
+	"\x05stake\x18\x04 \x01(\v2\x15.joule.v1.StakePolicyR\x05stake\x12,\n" +
+	"\x05fines\x18\x05 \x01(\v2\x16.joule.v1.FineScheduleR\x05fines2\x98\x19\n" +
 	"\x11SettlementService\x12S\n" +
 	"\x0eCreateCustomer\x12\x1f.joule.v1.CreateCustomerRequest\x1a .joule.v1.CreateCustomerResponse\x12S\n" +
 	"\x0eCreateSupplier\x12\x1f.joule.v1.CreateSupplierRequest\x1a .joule.v1.CreateSupplierResponse\x12G\n" +
@@ -3656,7 +3710,23 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\n" +
 	"TopUpLease\x12\x1b.joule.v1.TopUpLeaseRequest\x1a\x1c.joule.v1.TopUpLeaseResponse\x12G\n" +
 	"\n" +
-	"CloseLease\x12\x1b.joule.v1.CloseLeaseRequest\x1a\x1c.joule.v1.CloseLeaseResponse\x12M\n" +
+	"CloseLease\x12\x1b.joule.v1.CloseLeaseRequest\x1a\x1c.joule.v1.CloseLeaseResponse\x12\\\n" +
+	"\x11RequestWithdrawal\x12\".joule.v1.RequestWithdrawalRequest\x1a#.joule.v1.RequestWithdrawalResponse\x12\\\n" +
+	"\x11ConfirmWithdrawal\x12\".joule.v1.ConfirmWithdrawalRequest\x1a#.joule.v1.ConfirmWithdrawalResponse\x12S\n" +
+	"\x0eFailWithdrawal\x12\x1f.joule.v1.FailWithdrawalRequest\x1a .joule.v1.FailWithdrawalResponse\x12M\n" +
+	"\fOverrideRate\x12\x1d.joule.v1.OverrideRateRequest\x1a\x1e.joule.v1.OverrideRateResponse\x12M\n" +
+	"\fSetRateGuard\x12\x1d.joule.v1.SetRateGuardRequest\x1a\x1e.joule.v1.SetRateGuardResponse\x12M\n" +
+	"\fCorrectLease\x12\x1d.joule.v1.CorrectLeaseRequest\x1a\x1e.joule.v1.CorrectLeaseResponse\x12S\n" +
+	"\x0eSetStakePolicy\x12\x1f.joule.v1.SetStakePolicyRequest\x1a .joule.v1.SetStakePolicyResponse\x125\n" +
+	"\x04Bond\x12\x15.joule.v1.BondRequest\x1a\x16.joule.v1.BondResponse\x12;\n" +
+	"\x06Unbond\x12\x17.joule.v1.UnbondRequest\x1a\x18.joule.v1.UnbondResponse\x12V\n" +
+	"\x0fSetFineSchedule\x12 .joule.v1.SetFineScheduleRequest\x1a!.joule.v1.SetFineScheduleResponse\x12D\n" +
+	"\tIssueFine\x12\x1a.joule.v1.IssueFineRequest\x1a\x1b.joule.v1.IssueFineResponse\x12J\n" +
+	"\vProposeFine\x12\x1c.joule.v1.ProposeFineRequest\x1a\x1d.joule.v1.ProposeFineResponse\x12J\n" +
+	"\vApproveFine\x12\x1c.joule.v1.ApproveFineRequest\x1a\x1d.joule.v1.ApproveFineResponse\x12G\n" +
+	"\n" +
+	"AppealFine\x12\x1b.joule.v1.AppealFineRequest\x1a\x1c.joule.v1.AppealFineResponse\x12A\n" +
+	"\bVoidFine\x12\x19.joule.v1.VoidFineRequest\x1a\x1a.joule.v1.VoidFineResponse\x12M\n" +
 	"\fListAccounts\x12\x1d.joule.v1.ListAccountsRequest\x1a\x1e.joule.v1.ListAccountsResponse\x12D\n" +
 	"\tListHosts\x12\x1a.joule.v1.ListHostsRequest\x1a\x1b.joule.v1.ListHostsResponse\x12G\n" +
 	"\n" +
@@ -3664,7 +3734,17 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\fExplainLease\x12\x1d.joule.v1.ExplainLeaseRequest\x1a\x1e.joule.v1.ExplainLeaseResponse\x12>\n" +
 	"\aGetBill\x12\x18.joule.v1.GetBillRequest\x1a\x19.joule.v1.GetBillResponse\x12M\n" +
 	"\fGetStatement\x12\x1d.joule.v1.GetStatementRequest\x1a\x1e.joule.v1.GetStatementResponse\x12D\n" +
-	"\tGetStatus\x12\x1a.joule.v1.GetStatusRequest\x1a\x1b.joule.v1.GetStatusResponseB=Z;github.com/joulecloud/joule/settlement/api/joule/v1;joulev1b\x06proto3"
+	"\tGetStatus\x12\x1a.joule.v1.GetStatusRequest\x1a\x1b.joule.v1.GetStatusResponse\x12D\n" +
+	"\tGetPolicy\x12\x1a.joule.v1.GetPolicyRequest\x1a\x1b.joule.v1.GetPolicyResponse\x12D\n" +
+	"\tListRates\x12\x1a.joule.v1.ListRatesRequest\x1a\x1b.joule.v1.ListRatesResponse\x12V\n" +
+	"\x0fListWithdrawals\x12 .joule.v1.ListWithdrawalsRequest\x1a!.joule.v1.ListWithdrawalsResponse\x12V\n" +
+	"\x0fListCorrections\x12 .joule.v1.ListCorrectionsRequest\x1a!.joule.v1.ListCorrectionsResponse\x12D\n" +
+	"\tGetBudget\x12\x1a.joule.v1.GetBudgetRequest\x1a\x1b.joule.v1.GetBudgetResponse\x12J\n" +
+	"\vGetSupplier\x12\x1c.joule.v1.GetSupplierRequest\x1a\x1d.joule.v1.GetSupplierResponse\x12M\n" +
+	"\fSimulateFine\x12\x1d.joule.v1.SimulateFineRequest\x1a\x1e.joule.v1.SimulateFineResponse\x12>\n" +
+	"\aGetFine\x12\x18.joule.v1.GetFineRequest\x1a\x19.joule.v1.GetFineResponse\x12D\n" +
+	"\tListFines\x12\x1a.joule.v1.ListFinesRequest\x1a\x1b.joule.v1.ListFinesResponse\x12M\n" +
+	"\fListOffences\x12\x1d.joule.v1.ListOffencesRequest\x1a\x1e.joule.v1.ListOffencesResponseB=Z;github.com/joulecloud/joule/settlement/api/joule/v1;joulev1b\x06proto3"
 
 var (
 	file_joule_v1_settlement_proto_rawDescOnce sync.Once
@@ -3678,129 +3758,234 @@ func file_joule_v1_settlement_proto_rawDescGZIP() []byte {
 	return file_joule_v1_settlement_proto_rawDescData
 }
 
-var file_joule_v1_settlement_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_joule_v1_settlement_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_joule_v1_settlement_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_joule_v1_settlement_proto_goTypes = []any{
-	(Currency)(0),                  // 0: joule.v1.Currency
-	(Party)(0),                     // 1: joule.v1.Party
-	(*CreateCustomerRequest)(nil),  // 2: joule.v1.CreateCustomerRequest
-	(*CreateCustomerResponse)(nil), // 3: joule.v1.CreateCustomerResponse
-	(*CreateSupplierRequest)(nil),  // 4: joule.v1.CreateSupplierRequest
-	(*CreateSupplierResponse)(nil), // 5: joule.v1.CreateSupplierResponse
-	(*EnrollHostRequest)(nil),      // 6: joule.v1.EnrollHostRequest
-	(*EnrollHostResponse)(nil),     // 7: joule.v1.EnrollHostResponse
-	(*SetOfferRequest)(nil),        // 8: joule.v1.SetOfferRequest
-	(*SetOfferResponse)(nil),       // 9: joule.v1.SetOfferResponse
-	(*SetRateRequest)(nil),         // 10: joule.v1.SetRateRequest
-	(*SetRateResponse)(nil),        // 11: joule.v1.SetRateResponse
-	(*SetPolicyRequest)(nil),       // 12: joule.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),      // 13: joule.v1.SetPolicyResponse
-	(*DepositRequest)(nil),         // 14: joule.v1.DepositRequest
-	(*DepositResponse)(nil),        // 15: joule.v1.DepositResponse
-	(*MintRequest)(nil),            // 16: joule.v1.MintRequest
-	(*MintResponse)(nil),           // 17: joule.v1.MintResponse
-	(*WithdrawRequest)(nil),        // 18: joule.v1.WithdrawRequest
-	(*WithdrawResponse)(nil),       // 19: joule.v1.WithdrawResponse
-	(*TopUpLeaseRequest)(nil),      // 20: joule.v1.TopUpLeaseRequest
-	(*TopUpLeaseResponse)(nil),     // 21: joule.v1.TopUpLeaseResponse
-	(*CloseLeaseRequest)(nil),      // 22: joule.v1.CloseLeaseRequest
-	(*CloseLeaseResponse)(nil),     // 23: joule.v1.CloseLeaseResponse
-	(*ListAccountsRequest)(nil),    // 24: joule.v1.ListAccountsRequest
-	(*ListAccountsResponse)(nil),   // 25: joule.v1.ListAccountsResponse
-	(*Account)(nil),                // 26: joule.v1.Account
-	(*ListHostsRequest)(nil),       // 27: joule.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),      // 28: joule.v1.ListHostsResponse
-	(*Host)(nil),                   // 29: joule.v1.Host
-	(*ListLeasesRequest)(nil),      // 30: joule.v1.ListLeasesRequest
-	(*ListLeasesResponse)(nil),     // 31: joule.v1.ListLeasesResponse
-	(*Totals)(nil),                 // 32: joule.v1.Totals
-	(*Lease)(nil),                  // 33: joule.v1.Lease
-	(*ExplainLeaseRequest)(nil),    // 34: joule.v1.ExplainLeaseRequest
-	(*ExplainLeaseResponse)(nil),   // 35: joule.v1.ExplainLeaseResponse
-	(*CostLine)(nil),               // 36: joule.v1.CostLine
-	(*Conversion)(nil),             // 37: joule.v1.Conversion
-	(*JournalEntry)(nil),           // 38: joule.v1.JournalEntry
-	(*GetBillRequest)(nil),         // 39: joule.v1.GetBillRequest
-	(*GetBillResponse)(nil),        // 40: joule.v1.GetBillResponse
-	(*SupplierSum)(nil),            // 41: joule.v1.SupplierSum
-	(*GetStatementRequest)(nil),    // 42: joule.v1.GetStatementRequest
-	(*GetStatementResponse)(nil),   // 43: joule.v1.GetStatementResponse
-	(*StatementAccount)(nil),       // 44: joule.v1.StatementAccount
-	(*GetStatusRequest)(nil),       // 45: joule.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),      // 46: joule.v1.GetStatusResponse
-	(*GetBillResponse_Proof)(nil),  // 47: joule.v1.GetBillResponse.Proof
-	(*Prices)(nil),                 // 48: joule.v1.Prices
-	(*Resources)(nil),              // 49: joule.v1.Resources
+	(*CreateCustomerRequest)(nil),     // 0: joule.v1.CreateCustomerRequest
+	(*CreateCustomerResponse)(nil),    // 1: joule.v1.CreateCustomerResponse
+	(*CreateSupplierRequest)(nil),     // 2: joule.v1.CreateSupplierRequest
+	(*CreateSupplierResponse)(nil),    // 3: joule.v1.CreateSupplierResponse
+	(*EnrollHostRequest)(nil),         // 4: joule.v1.EnrollHostRequest
+	(*EnrollHostResponse)(nil),        // 5: joule.v1.EnrollHostResponse
+	(*SetOfferRequest)(nil),           // 6: joule.v1.SetOfferRequest
+	(*SetOfferResponse)(nil),          // 7: joule.v1.SetOfferResponse
+	(*SetRateRequest)(nil),            // 8: joule.v1.SetRateRequest
+	(*SetRateResponse)(nil),           // 9: joule.v1.SetRateResponse
+	(*SetPolicyRequest)(nil),          // 10: joule.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),         // 11: joule.v1.SetPolicyResponse
+	(*DepositRequest)(nil),            // 12: joule.v1.DepositRequest
+	(*DepositResponse)(nil),           // 13: joule.v1.DepositResponse
+	(*MintRequest)(nil),               // 14: joule.v1.MintRequest
+	(*MintResponse)(nil),              // 15: joule.v1.MintResponse
+	(*WithdrawRequest)(nil),           // 16: joule.v1.WithdrawRequest
+	(*WithdrawResponse)(nil),          // 17: joule.v1.WithdrawResponse
+	(*TopUpLeaseRequest)(nil),         // 18: joule.v1.TopUpLeaseRequest
+	(*TopUpLeaseResponse)(nil),        // 19: joule.v1.TopUpLeaseResponse
+	(*CloseLeaseRequest)(nil),         // 20: joule.v1.CloseLeaseRequest
+	(*CloseLeaseResponse)(nil),        // 21: joule.v1.CloseLeaseResponse
+	(*ListAccountsRequest)(nil),       // 22: joule.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),      // 23: joule.v1.ListAccountsResponse
+	(*Account)(nil),                   // 24: joule.v1.Account
+	(*ListHostsRequest)(nil),          // 25: joule.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),         // 26: joule.v1.ListHostsResponse
+	(*Host)(nil),                      // 27: joule.v1.Host
+	(*ListLeasesRequest)(nil),         // 28: joule.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),        // 29: joule.v1.ListLeasesResponse
+	(*Totals)(nil),                    // 30: joule.v1.Totals
+	(*Lease)(nil),                     // 31: joule.v1.Lease
+	(*ExplainLeaseRequest)(nil),       // 32: joule.v1.ExplainLeaseRequest
+	(*ExplainLeaseResponse)(nil),      // 33: joule.v1.ExplainLeaseResponse
+	(*CostLine)(nil),                  // 34: joule.v1.CostLine
+	(*Conversion)(nil),                // 35: joule.v1.Conversion
+	(*JournalEntry)(nil),              // 36: joule.v1.JournalEntry
+	(*GetBillRequest)(nil),            // 37: joule.v1.GetBillRequest
+	(*GetBillResponse)(nil),           // 38: joule.v1.GetBillResponse
+	(*SupplierSum)(nil),               // 39: joule.v1.SupplierSum
+	(*GetStatementRequest)(nil),       // 40: joule.v1.GetStatementRequest
+	(*GetStatementResponse)(nil),      // 41: joule.v1.GetStatementResponse
+	(*StatementAccount)(nil),          // 42: joule.v1.StatementAccount
+	(*GetStatusRequest)(nil),          // 43: joule.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),         // 44: joule.v1.GetStatusResponse
+	(*GetPolicyRequest)(nil),          // 45: joule.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),         // 46: joule.v1.GetPolicyResponse
+	(*GetBillResponse_Proof)(nil),     // 47: joule.v1.GetBillResponse.Proof
+	(Currency)(0),                     // 48: joule.v1.Currency
+	(*Prices)(nil),                    // 49: joule.v1.Prices
+	(Party)(0),                        // 50: joule.v1.Party
+	(*Resources)(nil),                 // 51: joule.v1.Resources
+	(*RateGuard)(nil),                 // 52: joule.v1.RateGuard
+	(*StakePolicy)(nil),               // 53: joule.v1.StakePolicy
+	(*FineSchedule)(nil),              // 54: joule.v1.FineSchedule
+	(*RequestWithdrawalRequest)(nil),  // 55: joule.v1.RequestWithdrawalRequest
+	(*ConfirmWithdrawalRequest)(nil),  // 56: joule.v1.ConfirmWithdrawalRequest
+	(*FailWithdrawalRequest)(nil),     // 57: joule.v1.FailWithdrawalRequest
+	(*OverrideRateRequest)(nil),       // 58: joule.v1.OverrideRateRequest
+	(*SetRateGuardRequest)(nil),       // 59: joule.v1.SetRateGuardRequest
+	(*CorrectLeaseRequest)(nil),       // 60: joule.v1.CorrectLeaseRequest
+	(*SetStakePolicyRequest)(nil),     // 61: joule.v1.SetStakePolicyRequest
+	(*BondRequest)(nil),               // 62: joule.v1.BondRequest
+	(*UnbondRequest)(nil),             // 63: joule.v1.UnbondRequest
+	(*SetFineScheduleRequest)(nil),    // 64: joule.v1.SetFineScheduleRequest
+	(*IssueFineRequest)(nil),          // 65: joule.v1.IssueFineRequest
+	(*ProposeFineRequest)(nil),        // 66: joule.v1.ProposeFineRequest
+	(*ApproveFineRequest)(nil),        // 67: joule.v1.ApproveFineRequest
+	(*AppealFineRequest)(nil),         // 68: joule.v1.AppealFineRequest
+	(*VoidFineRequest)(nil),           // 69: joule.v1.VoidFineRequest
+	(*ListRatesRequest)(nil),          // 70: joule.v1.ListRatesRequest
+	(*ListWithdrawalsRequest)(nil),    // 71: joule.v1.ListWithdrawalsRequest
+	(*ListCorrectionsRequest)(nil),    // 72: joule.v1.ListCorrectionsRequest
+	(*GetBudgetRequest)(nil),          // 73: joule.v1.GetBudgetRequest
+	(*GetSupplierRequest)(nil),        // 74: joule.v1.GetSupplierRequest
+	(*SimulateFineRequest)(nil),       // 75: joule.v1.SimulateFineRequest
+	(*GetFineRequest)(nil),            // 76: joule.v1.GetFineRequest
+	(*ListFinesRequest)(nil),          // 77: joule.v1.ListFinesRequest
+	(*ListOffencesRequest)(nil),       // 78: joule.v1.ListOffencesRequest
+	(*RequestWithdrawalResponse)(nil), // 79: joule.v1.RequestWithdrawalResponse
+	(*ConfirmWithdrawalResponse)(nil), // 80: joule.v1.ConfirmWithdrawalResponse
+	(*FailWithdrawalResponse)(nil),    // 81: joule.v1.FailWithdrawalResponse
+	(*OverrideRateResponse)(nil),      // 82: joule.v1.OverrideRateResponse
+	(*SetRateGuardResponse)(nil),      // 83: joule.v1.SetRateGuardResponse
+	(*CorrectLeaseResponse)(nil),      // 84: joule.v1.CorrectLeaseResponse
+	(*SetStakePolicyResponse)(nil),    // 85: joule.v1.SetStakePolicyResponse
+	(*BondResponse)(nil),              // 86: joule.v1.BondResponse
+	(*UnbondResponse)(nil),            // 87: joule.v1.UnbondResponse
+	(*SetFineScheduleResponse)(nil),   // 88: joule.v1.SetFineScheduleResponse
+	(*IssueFineResponse)(nil),         // 89: joule.v1.IssueFineResponse
+	(*ProposeFineResponse)(nil),       // 90: joule.v1.ProposeFineResponse
+	(*ApproveFineResponse)(nil),       // 91: joule.v1.ApproveFineResponse
+	(*AppealFineResponse)(nil),        // 92: joule.v1.AppealFineResponse
+	(*VoidFineResponse)(nil),          // 93: joule.v1.VoidFineResponse
+	(*ListRatesResponse)(nil),         // 94: joule.v1.ListRatesResponse
+	(*ListWithdrawalsResponse)(nil),   // 95: joule.v1.ListWithdrawalsResponse
+	(*ListCorrectionsResponse)(nil),   // 96: joule.v1.ListCorrectionsResponse
+	(*GetBudgetResponse)(nil),         // 97: joule.v1.GetBudgetResponse
+	(*GetSupplierResponse)(nil),       // 98: joule.v1.GetSupplierResponse
+	(*SimulateFineResponse)(nil),      // 99: joule.v1.SimulateFineResponse
+	(*GetFineResponse)(nil),           // 100: joule.v1.GetFineResponse
+	(*ListFinesResponse)(nil),         // 101: joule.v1.ListFinesResponse
+	(*ListOffencesResponse)(nil),      // 102: joule.v1.ListOffencesResponse
 }
 var file_joule_v1_settlement_proto_depIdxs = []int32{
-	0,  // 0: joule.v1.CreateCustomerRequest.pay_in:type_name -> joule.v1.Currency
-	48, // 1: joule.v1.SetOfferRequest.prices:type_name -> joule.v1.Prices
-	0,  // 2: joule.v1.DepositRequest.currency:type_name -> joule.v1.Currency
-	1,  // 3: joule.v1.WithdrawRequest.party:type_name -> joule.v1.Party
-	0,  // 4: joule.v1.WithdrawRequest.currency:type_name -> joule.v1.Currency
-	26, // 5: joule.v1.ListAccountsResponse.accounts:type_name -> joule.v1.Account
-	0,  // 6: joule.v1.Account.currency:type_name -> joule.v1.Currency
-	29, // 7: joule.v1.ListHostsResponse.hosts:type_name -> joule.v1.Host
-	48, // 8: joule.v1.Host.offer:type_name -> joule.v1.Prices
-	33, // 9: joule.v1.ListLeasesResponse.leases:type_name -> joule.v1.Lease
-	48, // 10: joule.v1.Lease.prices:type_name -> joule.v1.Prices
-	49, // 11: joule.v1.Lease.resources:type_name -> joule.v1.Resources
-	32, // 12: joule.v1.Lease.billed:type_name -> joule.v1.Totals
-	32, // 13: joule.v1.Lease.refused:type_name -> joule.v1.Totals
-	0,  // 14: joule.v1.Lease.pay_in:type_name -> joule.v1.Currency
-	33, // 15: joule.v1.ExplainLeaseResponse.lease:type_name -> joule.v1.Lease
-	36, // 16: joule.v1.ExplainLeaseResponse.cost:type_name -> joule.v1.CostLine
-	37, // 17: joule.v1.ExplainLeaseResponse.conversions:type_name -> joule.v1.Conversion
-	38, // 18: joule.v1.ExplainLeaseResponse.entries:type_name -> joule.v1.JournalEntry
-	0,  // 19: joule.v1.JournalEntry.currency:type_name -> joule.v1.Currency
-	33, // 20: joule.v1.GetBillResponse.leases:type_name -> joule.v1.Lease
-	41, // 21: joule.v1.GetBillResponse.suppliers:type_name -> joule.v1.SupplierSum
-	47, // 22: joule.v1.GetBillResponse.proof:type_name -> joule.v1.GetBillResponse.Proof
-	0,  // 23: joule.v1.GetStatementRequest.currency:type_name -> joule.v1.Currency
-	38, // 24: joule.v1.GetStatementResponse.entries:type_name -> joule.v1.JournalEntry
-	44, // 25: joule.v1.GetStatementResponse.accounts:type_name -> joule.v1.StatementAccount
-	0,  // 26: joule.v1.StatementAccount.currency:type_name -> joule.v1.Currency
-	2,  // 27: joule.v1.SettlementService.CreateCustomer:input_type -> joule.v1.CreateCustomerRequest
-	4,  // 28: joule.v1.SettlementService.CreateSupplier:input_type -> joule.v1.CreateSupplierRequest
-	6,  // 29: joule.v1.SettlementService.EnrollHost:input_type -> joule.v1.EnrollHostRequest
-	8,  // 30: joule.v1.SettlementService.SetOffer:input_type -> joule.v1.SetOfferRequest
-	10, // 31: joule.v1.SettlementService.SetRate:input_type -> joule.v1.SetRateRequest
-	12, // 32: joule.v1.SettlementService.SetPolicy:input_type -> joule.v1.SetPolicyRequest
-	14, // 33: joule.v1.SettlementService.Deposit:input_type -> joule.v1.DepositRequest
-	16, // 34: joule.v1.SettlementService.Mint:input_type -> joule.v1.MintRequest
-	18, // 35: joule.v1.SettlementService.Withdraw:input_type -> joule.v1.WithdrawRequest
-	20, // 36: joule.v1.SettlementService.TopUpLease:input_type -> joule.v1.TopUpLeaseRequest
-	22, // 37: joule.v1.SettlementService.CloseLease:input_type -> joule.v1.CloseLeaseRequest
-	24, // 38: joule.v1.SettlementService.ListAccounts:input_type -> joule.v1.ListAccountsRequest
-	27, // 39: joule.v1.SettlementService.ListHosts:input_type -> joule.v1.ListHostsRequest
-	30, // 40: joule.v1.SettlementService.ListLeases:input_type -> joule.v1.ListLeasesRequest
-	34, // 41: joule.v1.SettlementService.ExplainLease:input_type -> joule.v1.ExplainLeaseRequest
-	39, // 42: joule.v1.SettlementService.GetBill:input_type -> joule.v1.GetBillRequest
-	42, // 43: joule.v1.SettlementService.GetStatement:input_type -> joule.v1.GetStatementRequest
-	45, // 44: joule.v1.SettlementService.GetStatus:input_type -> joule.v1.GetStatusRequest
-	3,  // 45: joule.v1.SettlementService.CreateCustomer:output_type -> joule.v1.CreateCustomerResponse
-	5,  // 46: joule.v1.SettlementService.CreateSupplier:output_type -> joule.v1.CreateSupplierResponse
-	7,  // 47: joule.v1.SettlementService.EnrollHost:output_type -> joule.v1.EnrollHostResponse
-	9,  // 48: joule.v1.SettlementService.SetOffer:output_type -> joule.v1.SetOfferResponse
-	11, // 49: joule.v1.SettlementService.SetRate:output_type -> joule.v1.SetRateResponse
-	13, // 50: joule.v1.SettlementService.SetPolicy:output_type -> joule.v1.SetPolicyResponse
-	15, // 51: joule.v1.SettlementService.Deposit:output_type -> joule.v1.DepositResponse
-	17, // 52: joule.v1.SettlementService.Mint:output_type -> joule.v1.MintResponse
-	19, // 53: joule.v1.SettlementService.Withdraw:output_type -> joule.v1.WithdrawResponse
-	21, // 54: joule.v1.SettlementService.TopUpLease:output_type -> joule.v1.TopUpLeaseResponse
-	23, // 55: joule.v1.SettlementService.CloseLease:output_type -> joule.v1.CloseLeaseResponse
-	25, // 56: joule.v1.SettlementService.ListAccounts:output_type -> joule.v1.ListAccountsResponse
-	28, // 57: joule.v1.SettlementService.ListHosts:output_type -> joule.v1.ListHostsResponse
-	31, // 58: joule.v1.SettlementService.ListLeases:output_type -> joule.v1.ListLeasesResponse
-	35, // 59: joule.v1.SettlementService.ExplainLease:output_type -> joule.v1.ExplainLeaseResponse
-	40, // 60: joule.v1.SettlementService.GetBill:output_type -> joule.v1.GetBillResponse
-	43, // 61: joule.v1.SettlementService.GetStatement:output_type -> joule.v1.GetStatementResponse
-	46, // 62: joule.v1.SettlementService.GetStatus:output_type -> joule.v1.GetStatusResponse
-	45, // [45:63] is the sub-list for method output_type
-	27, // [27:45] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	48,  // 0: joule.v1.CreateCustomerRequest.pay_in:type_name -> joule.v1.Currency
+	49,  // 1: joule.v1.SetOfferRequest.prices:type_name -> joule.v1.Prices
+	48,  // 2: joule.v1.DepositRequest.currency:type_name -> joule.v1.Currency
+	50,  // 3: joule.v1.WithdrawRequest.party:type_name -> joule.v1.Party
+	48,  // 4: joule.v1.WithdrawRequest.currency:type_name -> joule.v1.Currency
+	24,  // 5: joule.v1.ListAccountsResponse.accounts:type_name -> joule.v1.Account
+	48,  // 6: joule.v1.Account.currency:type_name -> joule.v1.Currency
+	27,  // 7: joule.v1.ListHostsResponse.hosts:type_name -> joule.v1.Host
+	49,  // 8: joule.v1.Host.offer:type_name -> joule.v1.Prices
+	31,  // 9: joule.v1.ListLeasesResponse.leases:type_name -> joule.v1.Lease
+	49,  // 10: joule.v1.Lease.prices:type_name -> joule.v1.Prices
+	51,  // 11: joule.v1.Lease.resources:type_name -> joule.v1.Resources
+	30,  // 12: joule.v1.Lease.billed:type_name -> joule.v1.Totals
+	30,  // 13: joule.v1.Lease.refused:type_name -> joule.v1.Totals
+	48,  // 14: joule.v1.Lease.pay_in:type_name -> joule.v1.Currency
+	31,  // 15: joule.v1.ExplainLeaseResponse.lease:type_name -> joule.v1.Lease
+	34,  // 16: joule.v1.ExplainLeaseResponse.cost:type_name -> joule.v1.CostLine
+	35,  // 17: joule.v1.ExplainLeaseResponse.conversions:type_name -> joule.v1.Conversion
+	36,  // 18: joule.v1.ExplainLeaseResponse.entries:type_name -> joule.v1.JournalEntry
+	48,  // 19: joule.v1.JournalEntry.currency:type_name -> joule.v1.Currency
+	31,  // 20: joule.v1.GetBillResponse.leases:type_name -> joule.v1.Lease
+	39,  // 21: joule.v1.GetBillResponse.suppliers:type_name -> joule.v1.SupplierSum
+	47,  // 22: joule.v1.GetBillResponse.proof:type_name -> joule.v1.GetBillResponse.Proof
+	48,  // 23: joule.v1.GetStatementRequest.currency:type_name -> joule.v1.Currency
+	36,  // 24: joule.v1.GetStatementResponse.entries:type_name -> joule.v1.JournalEntry
+	42,  // 25: joule.v1.GetStatementResponse.accounts:type_name -> joule.v1.StatementAccount
+	48,  // 26: joule.v1.StatementAccount.currency:type_name -> joule.v1.Currency
+	52,  // 27: joule.v1.GetPolicyResponse.guard:type_name -> joule.v1.RateGuard
+	53,  // 28: joule.v1.GetPolicyResponse.stake:type_name -> joule.v1.StakePolicy
+	54,  // 29: joule.v1.GetPolicyResponse.fines:type_name -> joule.v1.FineSchedule
+	0,   // 30: joule.v1.SettlementService.CreateCustomer:input_type -> joule.v1.CreateCustomerRequest
+	2,   // 31: joule.v1.SettlementService.CreateSupplier:input_type -> joule.v1.CreateSupplierRequest
+	4,   // 32: joule.v1.SettlementService.EnrollHost:input_type -> joule.v1.EnrollHostRequest
+	6,   // 33: joule.v1.SettlementService.SetOffer:input_type -> joule.v1.SetOfferRequest
+	8,   // 34: joule.v1.SettlementService.SetRate:input_type -> joule.v1.SetRateRequest
+	10,  // 35: joule.v1.SettlementService.SetPolicy:input_type -> joule.v1.SetPolicyRequest
+	12,  // 36: joule.v1.SettlementService.Deposit:input_type -> joule.v1.DepositRequest
+	14,  // 37: joule.v1.SettlementService.Mint:input_type -> joule.v1.MintRequest
+	16,  // 38: joule.v1.SettlementService.Withdraw:input_type -> joule.v1.WithdrawRequest
+	18,  // 39: joule.v1.SettlementService.TopUpLease:input_type -> joule.v1.TopUpLeaseRequest
+	20,  // 40: joule.v1.SettlementService.CloseLease:input_type -> joule.v1.CloseLeaseRequest
+	55,  // 41: joule.v1.SettlementService.RequestWithdrawal:input_type -> joule.v1.RequestWithdrawalRequest
+	56,  // 42: joule.v1.SettlementService.ConfirmWithdrawal:input_type -> joule.v1.ConfirmWithdrawalRequest
+	57,  // 43: joule.v1.SettlementService.FailWithdrawal:input_type -> joule.v1.FailWithdrawalRequest
+	58,  // 44: joule.v1.SettlementService.OverrideRate:input_type -> joule.v1.OverrideRateRequest
+	59,  // 45: joule.v1.SettlementService.SetRateGuard:input_type -> joule.v1.SetRateGuardRequest
+	60,  // 46: joule.v1.SettlementService.CorrectLease:input_type -> joule.v1.CorrectLeaseRequest
+	61,  // 47: joule.v1.SettlementService.SetStakePolicy:input_type -> joule.v1.SetStakePolicyRequest
+	62,  // 48: joule.v1.SettlementService.Bond:input_type -> joule.v1.BondRequest
+	63,  // 49: joule.v1.SettlementService.Unbond:input_type -> joule.v1.UnbondRequest
+	64,  // 50: joule.v1.SettlementService.SetFineSchedule:input_type -> joule.v1.SetFineScheduleRequest
+	65,  // 51: joule.v1.SettlementService.IssueFine:input_type -> joule.v1.IssueFineRequest
+	66,  // 52: joule.v1.SettlementService.ProposeFine:input_type -> joule.v1.ProposeFineRequest
+	67,  // 53: joule.v1.SettlementService.ApproveFine:input_type -> joule.v1.ApproveFineRequest
+	68,  // 54: joule.v1.SettlementService.AppealFine:input_type -> joule.v1.AppealFineRequest
+	69,  // 55: joule.v1.SettlementService.VoidFine:input_type -> joule.v1.VoidFineRequest
+	22,  // 56: joule.v1.SettlementService.ListAccounts:input_type -> joule.v1.ListAccountsRequest
+	25,  // 57: joule.v1.SettlementService.ListHosts:input_type -> joule.v1.ListHostsRequest
+	28,  // 58: joule.v1.SettlementService.ListLeases:input_type -> joule.v1.ListLeasesRequest
+	32,  // 59: joule.v1.SettlementService.ExplainLease:input_type -> joule.v1.ExplainLeaseRequest
+	37,  // 60: joule.v1.SettlementService.GetBill:input_type -> joule.v1.GetBillRequest
+	40,  // 61: joule.v1.SettlementService.GetStatement:input_type -> joule.v1.GetStatementRequest
+	43,  // 62: joule.v1.SettlementService.GetStatus:input_type -> joule.v1.GetStatusRequest
+	45,  // 63: joule.v1.SettlementService.GetPolicy:input_type -> joule.v1.GetPolicyRequest
+	70,  // 64: joule.v1.SettlementService.ListRates:input_type -> joule.v1.ListRatesRequest
+	71,  // 65: joule.v1.SettlementService.ListWithdrawals:input_type -> joule.v1.ListWithdrawalsRequest
+	72,  // 66: joule.v1.SettlementService.ListCorrections:input_type -> joule.v1.ListCorrectionsRequest
+	73,  // 67: joule.v1.SettlementService.GetBudget:input_type -> joule.v1.GetBudgetRequest
+	74,  // 68: joule.v1.SettlementService.GetSupplier:input_type -> joule.v1.GetSupplierRequest
+	75,  // 69: joule.v1.SettlementService.SimulateFine:input_type -> joule.v1.SimulateFineRequest
+	76,  // 70: joule.v1.SettlementService.GetFine:input_type -> joule.v1.GetFineRequest
+	77,  // 71: joule.v1.SettlementService.ListFines:input_type -> joule.v1.ListFinesRequest
+	78,  // 72: joule.v1.SettlementService.ListOffences:input_type -> joule.v1.ListOffencesRequest
+	1,   // 73: joule.v1.SettlementService.CreateCustomer:output_type -> joule.v1.CreateCustomerResponse
+	3,   // 74: joule.v1.SettlementService.CreateSupplier:output_type -> joule.v1.CreateSupplierResponse
+	5,   // 75: joule.v1.SettlementService.EnrollHost:output_type -> joule.v1.EnrollHostResponse
+	7,   // 76: joule.v1.SettlementService.SetOffer:output_type -> joule.v1.SetOfferResponse
+	9,   // 77: joule.v1.SettlementService.SetRate:output_type -> joule.v1.SetRateResponse
+	11,  // 78: joule.v1.SettlementService.SetPolicy:output_type -> joule.v1.SetPolicyResponse
+	13,  // 79: joule.v1.SettlementService.Deposit:output_type -> joule.v1.DepositResponse
+	15,  // 80: joule.v1.SettlementService.Mint:output_type -> joule.v1.MintResponse
+	17,  // 81: joule.v1.SettlementService.Withdraw:output_type -> joule.v1.WithdrawResponse
+	19,  // 82: joule.v1.SettlementService.TopUpLease:output_type -> joule.v1.TopUpLeaseResponse
+	21,  // 83: joule.v1.SettlementService.CloseLease:output_type -> joule.v1.CloseLeaseResponse
+	79,  // 84: joule.v1.SettlementService.RequestWithdrawal:output_type -> joule.v1.RequestWithdrawalResponse
+	80,  // 85: joule.v1.SettlementService.ConfirmWithdrawal:output_type -> joule.v1.ConfirmWithdrawalResponse
+	81,  // 86: joule.v1.SettlementService.FailWithdrawal:output_type -> joule.v1.FailWithdrawalResponse
+	82,  // 87: joule.v1.SettlementService.OverrideRate:output_type -> joule.v1.OverrideRateResponse
+	83,  // 88: joule.v1.SettlementService.SetRateGuard:output_type -> joule.v1.SetRateGuardResponse
+	84,  // 89: joule.v1.SettlementService.CorrectLease:output_type -> joule.v1.CorrectLeaseResponse
+	85,  // 90: joule.v1.SettlementService.SetStakePolicy:output_type -> joule.v1.SetStakePolicyResponse
+	86,  // 91: joule.v1.SettlementService.Bond:output_type -> joule.v1.BondResponse
+	87,  // 92: joule.v1.SettlementService.Unbond:output_type -> joule.v1.UnbondResponse
+	88,  // 93: joule.v1.SettlementService.SetFineSchedule:output_type -> joule.v1.SetFineScheduleResponse
+	89,  // 94: joule.v1.SettlementService.IssueFine:output_type -> joule.v1.IssueFineResponse
+	90,  // 95: joule.v1.SettlementService.ProposeFine:output_type -> joule.v1.ProposeFineResponse
+	91,  // 96: joule.v1.SettlementService.ApproveFine:output_type -> joule.v1.ApproveFineResponse
+	92,  // 97: joule.v1.SettlementService.AppealFine:output_type -> joule.v1.AppealFineResponse
+	93,  // 98: joule.v1.SettlementService.VoidFine:output_type -> joule.v1.VoidFineResponse
+	23,  // 99: joule.v1.SettlementService.ListAccounts:output_type -> joule.v1.ListAccountsResponse
+	26,  // 100: joule.v1.SettlementService.ListHosts:output_type -> joule.v1.ListHostsResponse
+	29,  // 101: joule.v1.SettlementService.ListLeases:output_type -> joule.v1.ListLeasesResponse
+	33,  // 102: joule.v1.SettlementService.ExplainLease:output_type -> joule.v1.ExplainLeaseResponse
+	38,  // 103: joule.v1.SettlementService.GetBill:output_type -> joule.v1.GetBillResponse
+	41,  // 104: joule.v1.SettlementService.GetStatement:output_type -> joule.v1.GetStatementResponse
+	44,  // 105: joule.v1.SettlementService.GetStatus:output_type -> joule.v1.GetStatusResponse
+	46,  // 106: joule.v1.SettlementService.GetPolicy:output_type -> joule.v1.GetPolicyResponse
+	94,  // 107: joule.v1.SettlementService.ListRates:output_type -> joule.v1.ListRatesResponse
+	95,  // 108: joule.v1.SettlementService.ListWithdrawals:output_type -> joule.v1.ListWithdrawalsResponse
+	96,  // 109: joule.v1.SettlementService.ListCorrections:output_type -> joule.v1.ListCorrectionsResponse
+	97,  // 110: joule.v1.SettlementService.GetBudget:output_type -> joule.v1.GetBudgetResponse
+	98,  // 111: joule.v1.SettlementService.GetSupplier:output_type -> joule.v1.GetSupplierResponse
+	99,  // 112: joule.v1.SettlementService.SimulateFine:output_type -> joule.v1.SimulateFineResponse
+	100, // 113: joule.v1.SettlementService.GetFine:output_type -> joule.v1.GetFineResponse
+	101, // 114: joule.v1.SettlementService.ListFines:output_type -> joule.v1.ListFinesResponse
+	102, // 115: joule.v1.SettlementService.ListOffences:output_type -> joule.v1.ListOffencesResponse
+	73,  // [73:116] is the sub-list for method output_type
+	30,  // [30:73] is the sub-list for method input_type
+	30,  // [30:30] is the sub-list for extension type_name
+	30,  // [30:30] is the sub-list for extension extendee
+	0,   // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_joule_v1_settlement_proto_init() }
@@ -3809,19 +3994,20 @@ func file_joule_v1_settlement_proto_init() {
 		return
 	}
 	file_joule_v1_host_proto_init()
+	file_joule_v1_money_proto_init()
+	file_joule_v1_stake_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_joule_v1_settlement_proto_rawDesc), len(file_joule_v1_settlement_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   46,
+			NumEnums:      0,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_joule_v1_settlement_proto_goTypes,
 		DependencyIndexes: file_joule_v1_settlement_proto_depIdxs,
-		EnumInfos:         file_joule_v1_settlement_proto_enumTypes,
 		MessageInfos:      file_joule_v1_settlement_proto_msgTypes,
 	}.Build()
 	File_joule_v1_settlement_proto = out.File

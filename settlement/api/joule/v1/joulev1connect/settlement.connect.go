@@ -65,6 +65,50 @@ const (
 	// SettlementServiceCloseLeaseProcedure is the fully-qualified name of the SettlementService's
 	// CloseLease RPC.
 	SettlementServiceCloseLeaseProcedure = "/joule.v1.SettlementService/CloseLease"
+	// SettlementServiceRequestWithdrawalProcedure is the fully-qualified name of the
+	// SettlementService's RequestWithdrawal RPC.
+	SettlementServiceRequestWithdrawalProcedure = "/joule.v1.SettlementService/RequestWithdrawal"
+	// SettlementServiceConfirmWithdrawalProcedure is the fully-qualified name of the
+	// SettlementService's ConfirmWithdrawal RPC.
+	SettlementServiceConfirmWithdrawalProcedure = "/joule.v1.SettlementService/ConfirmWithdrawal"
+	// SettlementServiceFailWithdrawalProcedure is the fully-qualified name of the SettlementService's
+	// FailWithdrawal RPC.
+	SettlementServiceFailWithdrawalProcedure = "/joule.v1.SettlementService/FailWithdrawal"
+	// SettlementServiceOverrideRateProcedure is the fully-qualified name of the SettlementService's
+	// OverrideRate RPC.
+	SettlementServiceOverrideRateProcedure = "/joule.v1.SettlementService/OverrideRate"
+	// SettlementServiceSetRateGuardProcedure is the fully-qualified name of the SettlementService's
+	// SetRateGuard RPC.
+	SettlementServiceSetRateGuardProcedure = "/joule.v1.SettlementService/SetRateGuard"
+	// SettlementServiceCorrectLeaseProcedure is the fully-qualified name of the SettlementService's
+	// CorrectLease RPC.
+	SettlementServiceCorrectLeaseProcedure = "/joule.v1.SettlementService/CorrectLease"
+	// SettlementServiceSetStakePolicyProcedure is the fully-qualified name of the SettlementService's
+	// SetStakePolicy RPC.
+	SettlementServiceSetStakePolicyProcedure = "/joule.v1.SettlementService/SetStakePolicy"
+	// SettlementServiceBondProcedure is the fully-qualified name of the SettlementService's Bond RPC.
+	SettlementServiceBondProcedure = "/joule.v1.SettlementService/Bond"
+	// SettlementServiceUnbondProcedure is the fully-qualified name of the SettlementService's Unbond
+	// RPC.
+	SettlementServiceUnbondProcedure = "/joule.v1.SettlementService/Unbond"
+	// SettlementServiceSetFineScheduleProcedure is the fully-qualified name of the SettlementService's
+	// SetFineSchedule RPC.
+	SettlementServiceSetFineScheduleProcedure = "/joule.v1.SettlementService/SetFineSchedule"
+	// SettlementServiceIssueFineProcedure is the fully-qualified name of the SettlementService's
+	// IssueFine RPC.
+	SettlementServiceIssueFineProcedure = "/joule.v1.SettlementService/IssueFine"
+	// SettlementServiceProposeFineProcedure is the fully-qualified name of the SettlementService's
+	// ProposeFine RPC.
+	SettlementServiceProposeFineProcedure = "/joule.v1.SettlementService/ProposeFine"
+	// SettlementServiceApproveFineProcedure is the fully-qualified name of the SettlementService's
+	// ApproveFine RPC.
+	SettlementServiceApproveFineProcedure = "/joule.v1.SettlementService/ApproveFine"
+	// SettlementServiceAppealFineProcedure is the fully-qualified name of the SettlementService's
+	// AppealFine RPC.
+	SettlementServiceAppealFineProcedure = "/joule.v1.SettlementService/AppealFine"
+	// SettlementServiceVoidFineProcedure is the fully-qualified name of the SettlementService's
+	// VoidFine RPC.
+	SettlementServiceVoidFineProcedure = "/joule.v1.SettlementService/VoidFine"
 	// SettlementServiceListAccountsProcedure is the fully-qualified name of the SettlementService's
 	// ListAccounts RPC.
 	SettlementServiceListAccountsProcedure = "/joule.v1.SettlementService/ListAccounts"
@@ -86,6 +130,36 @@ const (
 	// SettlementServiceGetStatusProcedure is the fully-qualified name of the SettlementService's
 	// GetStatus RPC.
 	SettlementServiceGetStatusProcedure = "/joule.v1.SettlementService/GetStatus"
+	// SettlementServiceGetPolicyProcedure is the fully-qualified name of the SettlementService's
+	// GetPolicy RPC.
+	SettlementServiceGetPolicyProcedure = "/joule.v1.SettlementService/GetPolicy"
+	// SettlementServiceListRatesProcedure is the fully-qualified name of the SettlementService's
+	// ListRates RPC.
+	SettlementServiceListRatesProcedure = "/joule.v1.SettlementService/ListRates"
+	// SettlementServiceListWithdrawalsProcedure is the fully-qualified name of the SettlementService's
+	// ListWithdrawals RPC.
+	SettlementServiceListWithdrawalsProcedure = "/joule.v1.SettlementService/ListWithdrawals"
+	// SettlementServiceListCorrectionsProcedure is the fully-qualified name of the SettlementService's
+	// ListCorrections RPC.
+	SettlementServiceListCorrectionsProcedure = "/joule.v1.SettlementService/ListCorrections"
+	// SettlementServiceGetBudgetProcedure is the fully-qualified name of the SettlementService's
+	// GetBudget RPC.
+	SettlementServiceGetBudgetProcedure = "/joule.v1.SettlementService/GetBudget"
+	// SettlementServiceGetSupplierProcedure is the fully-qualified name of the SettlementService's
+	// GetSupplier RPC.
+	SettlementServiceGetSupplierProcedure = "/joule.v1.SettlementService/GetSupplier"
+	// SettlementServiceSimulateFineProcedure is the fully-qualified name of the SettlementService's
+	// SimulateFine RPC.
+	SettlementServiceSimulateFineProcedure = "/joule.v1.SettlementService/SimulateFine"
+	// SettlementServiceGetFineProcedure is the fully-qualified name of the SettlementService's GetFine
+	// RPC.
+	SettlementServiceGetFineProcedure = "/joule.v1.SettlementService/GetFine"
+	// SettlementServiceListFinesProcedure is the fully-qualified name of the SettlementService's
+	// ListFines RPC.
+	SettlementServiceListFinesProcedure = "/joule.v1.SettlementService/ListFines"
+	// SettlementServiceListOffencesProcedure is the fully-qualified name of the SettlementService's
+	// ListOffences RPC.
+	SettlementServiceListOffencesProcedure = "/joule.v1.SettlementService/ListOffences"
 )
 
 // SettlementServiceClient is a client for the joule.v1.SettlementService service.
@@ -101,6 +175,21 @@ type SettlementServiceClient interface {
 	Withdraw(context.Context, *v1.WithdrawRequest) (*v1.WithdrawResponse, error)
 	TopUpLease(context.Context, *v1.TopUpLeaseRequest) (*v1.TopUpLeaseResponse, error)
 	CloseLease(context.Context, *v1.CloseLeaseRequest) (*v1.CloseLeaseResponse, error)
+	RequestWithdrawal(context.Context, *v1.RequestWithdrawalRequest) (*v1.RequestWithdrawalResponse, error)
+	ConfirmWithdrawal(context.Context, *v1.ConfirmWithdrawalRequest) (*v1.ConfirmWithdrawalResponse, error)
+	FailWithdrawal(context.Context, *v1.FailWithdrawalRequest) (*v1.FailWithdrawalResponse, error)
+	OverrideRate(context.Context, *v1.OverrideRateRequest) (*v1.OverrideRateResponse, error)
+	SetRateGuard(context.Context, *v1.SetRateGuardRequest) (*v1.SetRateGuardResponse, error)
+	CorrectLease(context.Context, *v1.CorrectLeaseRequest) (*v1.CorrectLeaseResponse, error)
+	SetStakePolicy(context.Context, *v1.SetStakePolicyRequest) (*v1.SetStakePolicyResponse, error)
+	Bond(context.Context, *v1.BondRequest) (*v1.BondResponse, error)
+	Unbond(context.Context, *v1.UnbondRequest) (*v1.UnbondResponse, error)
+	SetFineSchedule(context.Context, *v1.SetFineScheduleRequest) (*v1.SetFineScheduleResponse, error)
+	IssueFine(context.Context, *v1.IssueFineRequest) (*v1.IssueFineResponse, error)
+	ProposeFine(context.Context, *v1.ProposeFineRequest) (*v1.ProposeFineResponse, error)
+	ApproveFine(context.Context, *v1.ApproveFineRequest) (*v1.ApproveFineResponse, error)
+	AppealFine(context.Context, *v1.AppealFineRequest) (*v1.AppealFineResponse, error)
+	VoidFine(context.Context, *v1.VoidFineRequest) (*v1.VoidFineResponse, error)
 	ListAccounts(context.Context, *v1.ListAccountsRequest) (*v1.ListAccountsResponse, error)
 	ListHosts(context.Context, *v1.ListHostsRequest) (*v1.ListHostsResponse, error)
 	ListLeases(context.Context, *v1.ListLeasesRequest) (*v1.ListLeasesResponse, error)
@@ -108,6 +197,16 @@ type SettlementServiceClient interface {
 	GetBill(context.Context, *v1.GetBillRequest) (*v1.GetBillResponse, error)
 	GetStatement(context.Context, *v1.GetStatementRequest) (*v1.GetStatementResponse, error)
 	GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error)
+	GetPolicy(context.Context, *v1.GetPolicyRequest) (*v1.GetPolicyResponse, error)
+	ListRates(context.Context, *v1.ListRatesRequest) (*v1.ListRatesResponse, error)
+	ListWithdrawals(context.Context, *v1.ListWithdrawalsRequest) (*v1.ListWithdrawalsResponse, error)
+	ListCorrections(context.Context, *v1.ListCorrectionsRequest) (*v1.ListCorrectionsResponse, error)
+	GetBudget(context.Context, *v1.GetBudgetRequest) (*v1.GetBudgetResponse, error)
+	GetSupplier(context.Context, *v1.GetSupplierRequest) (*v1.GetSupplierResponse, error)
+	SimulateFine(context.Context, *v1.SimulateFineRequest) (*v1.SimulateFineResponse, error)
+	GetFine(context.Context, *v1.GetFineRequest) (*v1.GetFineResponse, error)
+	ListFines(context.Context, *v1.ListFinesRequest) (*v1.ListFinesResponse, error)
+	ListOffences(context.Context, *v1.ListOffencesRequest) (*v1.ListOffencesResponse, error)
 }
 
 // NewSettlementServiceClient constructs a client for the joule.v1.SettlementService service. By
@@ -187,6 +286,96 @@ func NewSettlementServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(settlementServiceMethods.ByName("CloseLease")),
 			connect.WithClientOptions(opts...),
 		),
+		requestWithdrawal: connect.NewClient[v1.RequestWithdrawalRequest, v1.RequestWithdrawalResponse](
+			httpClient,
+			baseURL+SettlementServiceRequestWithdrawalProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("RequestWithdrawal")),
+			connect.WithClientOptions(opts...),
+		),
+		confirmWithdrawal: connect.NewClient[v1.ConfirmWithdrawalRequest, v1.ConfirmWithdrawalResponse](
+			httpClient,
+			baseURL+SettlementServiceConfirmWithdrawalProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("ConfirmWithdrawal")),
+			connect.WithClientOptions(opts...),
+		),
+		failWithdrawal: connect.NewClient[v1.FailWithdrawalRequest, v1.FailWithdrawalResponse](
+			httpClient,
+			baseURL+SettlementServiceFailWithdrawalProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("FailWithdrawal")),
+			connect.WithClientOptions(opts...),
+		),
+		overrideRate: connect.NewClient[v1.OverrideRateRequest, v1.OverrideRateResponse](
+			httpClient,
+			baseURL+SettlementServiceOverrideRateProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("OverrideRate")),
+			connect.WithClientOptions(opts...),
+		),
+		setRateGuard: connect.NewClient[v1.SetRateGuardRequest, v1.SetRateGuardResponse](
+			httpClient,
+			baseURL+SettlementServiceSetRateGuardProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("SetRateGuard")),
+			connect.WithClientOptions(opts...),
+		),
+		correctLease: connect.NewClient[v1.CorrectLeaseRequest, v1.CorrectLeaseResponse](
+			httpClient,
+			baseURL+SettlementServiceCorrectLeaseProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("CorrectLease")),
+			connect.WithClientOptions(opts...),
+		),
+		setStakePolicy: connect.NewClient[v1.SetStakePolicyRequest, v1.SetStakePolicyResponse](
+			httpClient,
+			baseURL+SettlementServiceSetStakePolicyProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("SetStakePolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		bond: connect.NewClient[v1.BondRequest, v1.BondResponse](
+			httpClient,
+			baseURL+SettlementServiceBondProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("Bond")),
+			connect.WithClientOptions(opts...),
+		),
+		unbond: connect.NewClient[v1.UnbondRequest, v1.UnbondResponse](
+			httpClient,
+			baseURL+SettlementServiceUnbondProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("Unbond")),
+			connect.WithClientOptions(opts...),
+		),
+		setFineSchedule: connect.NewClient[v1.SetFineScheduleRequest, v1.SetFineScheduleResponse](
+			httpClient,
+			baseURL+SettlementServiceSetFineScheduleProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("SetFineSchedule")),
+			connect.WithClientOptions(opts...),
+		),
+		issueFine: connect.NewClient[v1.IssueFineRequest, v1.IssueFineResponse](
+			httpClient,
+			baseURL+SettlementServiceIssueFineProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("IssueFine")),
+			connect.WithClientOptions(opts...),
+		),
+		proposeFine: connect.NewClient[v1.ProposeFineRequest, v1.ProposeFineResponse](
+			httpClient,
+			baseURL+SettlementServiceProposeFineProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("ProposeFine")),
+			connect.WithClientOptions(opts...),
+		),
+		approveFine: connect.NewClient[v1.ApproveFineRequest, v1.ApproveFineResponse](
+			httpClient,
+			baseURL+SettlementServiceApproveFineProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("ApproveFine")),
+			connect.WithClientOptions(opts...),
+		),
+		appealFine: connect.NewClient[v1.AppealFineRequest, v1.AppealFineResponse](
+			httpClient,
+			baseURL+SettlementServiceAppealFineProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("AppealFine")),
+			connect.WithClientOptions(opts...),
+		),
+		voidFine: connect.NewClient[v1.VoidFineRequest, v1.VoidFineResponse](
+			httpClient,
+			baseURL+SettlementServiceVoidFineProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("VoidFine")),
+			connect.WithClientOptions(opts...),
+		),
 		listAccounts: connect.NewClient[v1.ListAccountsRequest, v1.ListAccountsResponse](
 			httpClient,
 			baseURL+SettlementServiceListAccountsProcedure,
@@ -229,29 +418,114 @@ func NewSettlementServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(settlementServiceMethods.ByName("GetStatus")),
 			connect.WithClientOptions(opts...),
 		),
+		getPolicy: connect.NewClient[v1.GetPolicyRequest, v1.GetPolicyResponse](
+			httpClient,
+			baseURL+SettlementServiceGetPolicyProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("GetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		listRates: connect.NewClient[v1.ListRatesRequest, v1.ListRatesResponse](
+			httpClient,
+			baseURL+SettlementServiceListRatesProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("ListRates")),
+			connect.WithClientOptions(opts...),
+		),
+		listWithdrawals: connect.NewClient[v1.ListWithdrawalsRequest, v1.ListWithdrawalsResponse](
+			httpClient,
+			baseURL+SettlementServiceListWithdrawalsProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("ListWithdrawals")),
+			connect.WithClientOptions(opts...),
+		),
+		listCorrections: connect.NewClient[v1.ListCorrectionsRequest, v1.ListCorrectionsResponse](
+			httpClient,
+			baseURL+SettlementServiceListCorrectionsProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("ListCorrections")),
+			connect.WithClientOptions(opts...),
+		),
+		getBudget: connect.NewClient[v1.GetBudgetRequest, v1.GetBudgetResponse](
+			httpClient,
+			baseURL+SettlementServiceGetBudgetProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("GetBudget")),
+			connect.WithClientOptions(opts...),
+		),
+		getSupplier: connect.NewClient[v1.GetSupplierRequest, v1.GetSupplierResponse](
+			httpClient,
+			baseURL+SettlementServiceGetSupplierProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("GetSupplier")),
+			connect.WithClientOptions(opts...),
+		),
+		simulateFine: connect.NewClient[v1.SimulateFineRequest, v1.SimulateFineResponse](
+			httpClient,
+			baseURL+SettlementServiceSimulateFineProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("SimulateFine")),
+			connect.WithClientOptions(opts...),
+		),
+		getFine: connect.NewClient[v1.GetFineRequest, v1.GetFineResponse](
+			httpClient,
+			baseURL+SettlementServiceGetFineProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("GetFine")),
+			connect.WithClientOptions(opts...),
+		),
+		listFines: connect.NewClient[v1.ListFinesRequest, v1.ListFinesResponse](
+			httpClient,
+			baseURL+SettlementServiceListFinesProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("ListFines")),
+			connect.WithClientOptions(opts...),
+		),
+		listOffences: connect.NewClient[v1.ListOffencesRequest, v1.ListOffencesResponse](
+			httpClient,
+			baseURL+SettlementServiceListOffencesProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("ListOffences")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // settlementServiceClient implements SettlementServiceClient.
 type settlementServiceClient struct {
-	createCustomer *connect.Client[v1.CreateCustomerRequest, v1.CreateCustomerResponse]
-	createSupplier *connect.Client[v1.CreateSupplierRequest, v1.CreateSupplierResponse]
-	enrollHost     *connect.Client[v1.EnrollHostRequest, v1.EnrollHostResponse]
-	setOffer       *connect.Client[v1.SetOfferRequest, v1.SetOfferResponse]
-	setRate        *connect.Client[v1.SetRateRequest, v1.SetRateResponse]
-	setPolicy      *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
-	deposit        *connect.Client[v1.DepositRequest, v1.DepositResponse]
-	mint           *connect.Client[v1.MintRequest, v1.MintResponse]
-	withdraw       *connect.Client[v1.WithdrawRequest, v1.WithdrawResponse]
-	topUpLease     *connect.Client[v1.TopUpLeaseRequest, v1.TopUpLeaseResponse]
-	closeLease     *connect.Client[v1.CloseLeaseRequest, v1.CloseLeaseResponse]
-	listAccounts   *connect.Client[v1.ListAccountsRequest, v1.ListAccountsResponse]
-	listHosts      *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
-	listLeases     *connect.Client[v1.ListLeasesRequest, v1.ListLeasesResponse]
-	explainLease   *connect.Client[v1.ExplainLeaseRequest, v1.ExplainLeaseResponse]
-	getBill        *connect.Client[v1.GetBillRequest, v1.GetBillResponse]
-	getStatement   *connect.Client[v1.GetStatementRequest, v1.GetStatementResponse]
-	getStatus      *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
+	createCustomer    *connect.Client[v1.CreateCustomerRequest, v1.CreateCustomerResponse]
+	createSupplier    *connect.Client[v1.CreateSupplierRequest, v1.CreateSupplierResponse]
+	enrollHost        *connect.Client[v1.EnrollHostRequest, v1.EnrollHostResponse]
+	setOffer          *connect.Client[v1.SetOfferRequest, v1.SetOfferResponse]
+	setRate           *connect.Client[v1.SetRateRequest, v1.SetRateResponse]
+	setPolicy         *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
+	deposit           *connect.Client[v1.DepositRequest, v1.DepositResponse]
+	mint              *connect.Client[v1.MintRequest, v1.MintResponse]
+	withdraw          *connect.Client[v1.WithdrawRequest, v1.WithdrawResponse]
+	topUpLease        *connect.Client[v1.TopUpLeaseRequest, v1.TopUpLeaseResponse]
+	closeLease        *connect.Client[v1.CloseLeaseRequest, v1.CloseLeaseResponse]
+	requestWithdrawal *connect.Client[v1.RequestWithdrawalRequest, v1.RequestWithdrawalResponse]
+	confirmWithdrawal *connect.Client[v1.ConfirmWithdrawalRequest, v1.ConfirmWithdrawalResponse]
+	failWithdrawal    *connect.Client[v1.FailWithdrawalRequest, v1.FailWithdrawalResponse]
+	overrideRate      *connect.Client[v1.OverrideRateRequest, v1.OverrideRateResponse]
+	setRateGuard      *connect.Client[v1.SetRateGuardRequest, v1.SetRateGuardResponse]
+	correctLease      *connect.Client[v1.CorrectLeaseRequest, v1.CorrectLeaseResponse]
+	setStakePolicy    *connect.Client[v1.SetStakePolicyRequest, v1.SetStakePolicyResponse]
+	bond              *connect.Client[v1.BondRequest, v1.BondResponse]
+	unbond            *connect.Client[v1.UnbondRequest, v1.UnbondResponse]
+	setFineSchedule   *connect.Client[v1.SetFineScheduleRequest, v1.SetFineScheduleResponse]
+	issueFine         *connect.Client[v1.IssueFineRequest, v1.IssueFineResponse]
+	proposeFine       *connect.Client[v1.ProposeFineRequest, v1.ProposeFineResponse]
+	approveFine       *connect.Client[v1.ApproveFineRequest, v1.ApproveFineResponse]
+	appealFine        *connect.Client[v1.AppealFineRequest, v1.AppealFineResponse]
+	voidFine          *connect.Client[v1.VoidFineRequest, v1.VoidFineResponse]
+	listAccounts      *connect.Client[v1.ListAccountsRequest, v1.ListAccountsResponse]
+	listHosts         *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
+	listLeases        *connect.Client[v1.ListLeasesRequest, v1.ListLeasesResponse]
+	explainLease      *connect.Client[v1.ExplainLeaseRequest, v1.ExplainLeaseResponse]
+	getBill           *connect.Client[v1.GetBillRequest, v1.GetBillResponse]
+	getStatement      *connect.Client[v1.GetStatementRequest, v1.GetStatementResponse]
+	getStatus         *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
+	getPolicy         *connect.Client[v1.GetPolicyRequest, v1.GetPolicyResponse]
+	listRates         *connect.Client[v1.ListRatesRequest, v1.ListRatesResponse]
+	listWithdrawals   *connect.Client[v1.ListWithdrawalsRequest, v1.ListWithdrawalsResponse]
+	listCorrections   *connect.Client[v1.ListCorrectionsRequest, v1.ListCorrectionsResponse]
+	getBudget         *connect.Client[v1.GetBudgetRequest, v1.GetBudgetResponse]
+	getSupplier       *connect.Client[v1.GetSupplierRequest, v1.GetSupplierResponse]
+	simulateFine      *connect.Client[v1.SimulateFineRequest, v1.SimulateFineResponse]
+	getFine           *connect.Client[v1.GetFineRequest, v1.GetFineResponse]
+	listFines         *connect.Client[v1.ListFinesRequest, v1.ListFinesResponse]
+	listOffences      *connect.Client[v1.ListOffencesRequest, v1.ListOffencesResponse]
 }
 
 // CreateCustomer calls joule.v1.SettlementService.CreateCustomer.
@@ -353,6 +627,141 @@ func (c *settlementServiceClient) CloseLease(ctx context.Context, req *v1.CloseL
 	return nil, err
 }
 
+// RequestWithdrawal calls joule.v1.SettlementService.RequestWithdrawal.
+func (c *settlementServiceClient) RequestWithdrawal(ctx context.Context, req *v1.RequestWithdrawalRequest) (*v1.RequestWithdrawalResponse, error) {
+	response, err := c.requestWithdrawal.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ConfirmWithdrawal calls joule.v1.SettlementService.ConfirmWithdrawal.
+func (c *settlementServiceClient) ConfirmWithdrawal(ctx context.Context, req *v1.ConfirmWithdrawalRequest) (*v1.ConfirmWithdrawalResponse, error) {
+	response, err := c.confirmWithdrawal.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// FailWithdrawal calls joule.v1.SettlementService.FailWithdrawal.
+func (c *settlementServiceClient) FailWithdrawal(ctx context.Context, req *v1.FailWithdrawalRequest) (*v1.FailWithdrawalResponse, error) {
+	response, err := c.failWithdrawal.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// OverrideRate calls joule.v1.SettlementService.OverrideRate.
+func (c *settlementServiceClient) OverrideRate(ctx context.Context, req *v1.OverrideRateRequest) (*v1.OverrideRateResponse, error) {
+	response, err := c.overrideRate.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetRateGuard calls joule.v1.SettlementService.SetRateGuard.
+func (c *settlementServiceClient) SetRateGuard(ctx context.Context, req *v1.SetRateGuardRequest) (*v1.SetRateGuardResponse, error) {
+	response, err := c.setRateGuard.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CorrectLease calls joule.v1.SettlementService.CorrectLease.
+func (c *settlementServiceClient) CorrectLease(ctx context.Context, req *v1.CorrectLeaseRequest) (*v1.CorrectLeaseResponse, error) {
+	response, err := c.correctLease.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetStakePolicy calls joule.v1.SettlementService.SetStakePolicy.
+func (c *settlementServiceClient) SetStakePolicy(ctx context.Context, req *v1.SetStakePolicyRequest) (*v1.SetStakePolicyResponse, error) {
+	response, err := c.setStakePolicy.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Bond calls joule.v1.SettlementService.Bond.
+func (c *settlementServiceClient) Bond(ctx context.Context, req *v1.BondRequest) (*v1.BondResponse, error) {
+	response, err := c.bond.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Unbond calls joule.v1.SettlementService.Unbond.
+func (c *settlementServiceClient) Unbond(ctx context.Context, req *v1.UnbondRequest) (*v1.UnbondResponse, error) {
+	response, err := c.unbond.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetFineSchedule calls joule.v1.SettlementService.SetFineSchedule.
+func (c *settlementServiceClient) SetFineSchedule(ctx context.Context, req *v1.SetFineScheduleRequest) (*v1.SetFineScheduleResponse, error) {
+	response, err := c.setFineSchedule.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// IssueFine calls joule.v1.SettlementService.IssueFine.
+func (c *settlementServiceClient) IssueFine(ctx context.Context, req *v1.IssueFineRequest) (*v1.IssueFineResponse, error) {
+	response, err := c.issueFine.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ProposeFine calls joule.v1.SettlementService.ProposeFine.
+func (c *settlementServiceClient) ProposeFine(ctx context.Context, req *v1.ProposeFineRequest) (*v1.ProposeFineResponse, error) {
+	response, err := c.proposeFine.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ApproveFine calls joule.v1.SettlementService.ApproveFine.
+func (c *settlementServiceClient) ApproveFine(ctx context.Context, req *v1.ApproveFineRequest) (*v1.ApproveFineResponse, error) {
+	response, err := c.approveFine.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AppealFine calls joule.v1.SettlementService.AppealFine.
+func (c *settlementServiceClient) AppealFine(ctx context.Context, req *v1.AppealFineRequest) (*v1.AppealFineResponse, error) {
+	response, err := c.appealFine.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// VoidFine calls joule.v1.SettlementService.VoidFine.
+func (c *settlementServiceClient) VoidFine(ctx context.Context, req *v1.VoidFineRequest) (*v1.VoidFineResponse, error) {
+	response, err := c.voidFine.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ListAccounts calls joule.v1.SettlementService.ListAccounts.
 func (c *settlementServiceClient) ListAccounts(ctx context.Context, req *v1.ListAccountsRequest) (*v1.ListAccountsResponse, error) {
 	response, err := c.listAccounts.CallUnary(ctx, connect.NewRequest(req))
@@ -416,6 +825,96 @@ func (c *settlementServiceClient) GetStatus(ctx context.Context, req *v1.GetStat
 	return nil, err
 }
 
+// GetPolicy calls joule.v1.SettlementService.GetPolicy.
+func (c *settlementServiceClient) GetPolicy(ctx context.Context, req *v1.GetPolicyRequest) (*v1.GetPolicyResponse, error) {
+	response, err := c.getPolicy.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListRates calls joule.v1.SettlementService.ListRates.
+func (c *settlementServiceClient) ListRates(ctx context.Context, req *v1.ListRatesRequest) (*v1.ListRatesResponse, error) {
+	response, err := c.listRates.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListWithdrawals calls joule.v1.SettlementService.ListWithdrawals.
+func (c *settlementServiceClient) ListWithdrawals(ctx context.Context, req *v1.ListWithdrawalsRequest) (*v1.ListWithdrawalsResponse, error) {
+	response, err := c.listWithdrawals.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListCorrections calls joule.v1.SettlementService.ListCorrections.
+func (c *settlementServiceClient) ListCorrections(ctx context.Context, req *v1.ListCorrectionsRequest) (*v1.ListCorrectionsResponse, error) {
+	response, err := c.listCorrections.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetBudget calls joule.v1.SettlementService.GetBudget.
+func (c *settlementServiceClient) GetBudget(ctx context.Context, req *v1.GetBudgetRequest) (*v1.GetBudgetResponse, error) {
+	response, err := c.getBudget.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetSupplier calls joule.v1.SettlementService.GetSupplier.
+func (c *settlementServiceClient) GetSupplier(ctx context.Context, req *v1.GetSupplierRequest) (*v1.GetSupplierResponse, error) {
+	response, err := c.getSupplier.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SimulateFine calls joule.v1.SettlementService.SimulateFine.
+func (c *settlementServiceClient) SimulateFine(ctx context.Context, req *v1.SimulateFineRequest) (*v1.SimulateFineResponse, error) {
+	response, err := c.simulateFine.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetFine calls joule.v1.SettlementService.GetFine.
+func (c *settlementServiceClient) GetFine(ctx context.Context, req *v1.GetFineRequest) (*v1.GetFineResponse, error) {
+	response, err := c.getFine.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListFines calls joule.v1.SettlementService.ListFines.
+func (c *settlementServiceClient) ListFines(ctx context.Context, req *v1.ListFinesRequest) (*v1.ListFinesResponse, error) {
+	response, err := c.listFines.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListOffences calls joule.v1.SettlementService.ListOffences.
+func (c *settlementServiceClient) ListOffences(ctx context.Context, req *v1.ListOffencesRequest) (*v1.ListOffencesResponse, error) {
+	response, err := c.listOffences.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // SettlementServiceHandler is an implementation of the joule.v1.SettlementService service.
 type SettlementServiceHandler interface {
 	CreateCustomer(context.Context, *v1.CreateCustomerRequest) (*v1.CreateCustomerResponse, error)
@@ -429,6 +928,21 @@ type SettlementServiceHandler interface {
 	Withdraw(context.Context, *v1.WithdrawRequest) (*v1.WithdrawResponse, error)
 	TopUpLease(context.Context, *v1.TopUpLeaseRequest) (*v1.TopUpLeaseResponse, error)
 	CloseLease(context.Context, *v1.CloseLeaseRequest) (*v1.CloseLeaseResponse, error)
+	RequestWithdrawal(context.Context, *v1.RequestWithdrawalRequest) (*v1.RequestWithdrawalResponse, error)
+	ConfirmWithdrawal(context.Context, *v1.ConfirmWithdrawalRequest) (*v1.ConfirmWithdrawalResponse, error)
+	FailWithdrawal(context.Context, *v1.FailWithdrawalRequest) (*v1.FailWithdrawalResponse, error)
+	OverrideRate(context.Context, *v1.OverrideRateRequest) (*v1.OverrideRateResponse, error)
+	SetRateGuard(context.Context, *v1.SetRateGuardRequest) (*v1.SetRateGuardResponse, error)
+	CorrectLease(context.Context, *v1.CorrectLeaseRequest) (*v1.CorrectLeaseResponse, error)
+	SetStakePolicy(context.Context, *v1.SetStakePolicyRequest) (*v1.SetStakePolicyResponse, error)
+	Bond(context.Context, *v1.BondRequest) (*v1.BondResponse, error)
+	Unbond(context.Context, *v1.UnbondRequest) (*v1.UnbondResponse, error)
+	SetFineSchedule(context.Context, *v1.SetFineScheduleRequest) (*v1.SetFineScheduleResponse, error)
+	IssueFine(context.Context, *v1.IssueFineRequest) (*v1.IssueFineResponse, error)
+	ProposeFine(context.Context, *v1.ProposeFineRequest) (*v1.ProposeFineResponse, error)
+	ApproveFine(context.Context, *v1.ApproveFineRequest) (*v1.ApproveFineResponse, error)
+	AppealFine(context.Context, *v1.AppealFineRequest) (*v1.AppealFineResponse, error)
+	VoidFine(context.Context, *v1.VoidFineRequest) (*v1.VoidFineResponse, error)
 	ListAccounts(context.Context, *v1.ListAccountsRequest) (*v1.ListAccountsResponse, error)
 	ListHosts(context.Context, *v1.ListHostsRequest) (*v1.ListHostsResponse, error)
 	ListLeases(context.Context, *v1.ListLeasesRequest) (*v1.ListLeasesResponse, error)
@@ -436,6 +950,16 @@ type SettlementServiceHandler interface {
 	GetBill(context.Context, *v1.GetBillRequest) (*v1.GetBillResponse, error)
 	GetStatement(context.Context, *v1.GetStatementRequest) (*v1.GetStatementResponse, error)
 	GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error)
+	GetPolicy(context.Context, *v1.GetPolicyRequest) (*v1.GetPolicyResponse, error)
+	ListRates(context.Context, *v1.ListRatesRequest) (*v1.ListRatesResponse, error)
+	ListWithdrawals(context.Context, *v1.ListWithdrawalsRequest) (*v1.ListWithdrawalsResponse, error)
+	ListCorrections(context.Context, *v1.ListCorrectionsRequest) (*v1.ListCorrectionsResponse, error)
+	GetBudget(context.Context, *v1.GetBudgetRequest) (*v1.GetBudgetResponse, error)
+	GetSupplier(context.Context, *v1.GetSupplierRequest) (*v1.GetSupplierResponse, error)
+	SimulateFine(context.Context, *v1.SimulateFineRequest) (*v1.SimulateFineResponse, error)
+	GetFine(context.Context, *v1.GetFineRequest) (*v1.GetFineResponse, error)
+	ListFines(context.Context, *v1.ListFinesRequest) (*v1.ListFinesResponse, error)
+	ListOffences(context.Context, *v1.ListOffencesRequest) (*v1.ListOffencesResponse, error)
 }
 
 // NewSettlementServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -511,6 +1035,96 @@ func NewSettlementServiceHandler(svc SettlementServiceHandler, opts ...connect.H
 		connect.WithSchema(settlementServiceMethods.ByName("CloseLease")),
 		connect.WithHandlerOptions(opts...),
 	)
+	settlementServiceRequestWithdrawalHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceRequestWithdrawalProcedure,
+		svc.RequestWithdrawal,
+		connect.WithSchema(settlementServiceMethods.ByName("RequestWithdrawal")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceConfirmWithdrawalHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceConfirmWithdrawalProcedure,
+		svc.ConfirmWithdrawal,
+		connect.WithSchema(settlementServiceMethods.ByName("ConfirmWithdrawal")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceFailWithdrawalHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceFailWithdrawalProcedure,
+		svc.FailWithdrawal,
+		connect.WithSchema(settlementServiceMethods.ByName("FailWithdrawal")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceOverrideRateHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceOverrideRateProcedure,
+		svc.OverrideRate,
+		connect.WithSchema(settlementServiceMethods.ByName("OverrideRate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceSetRateGuardHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceSetRateGuardProcedure,
+		svc.SetRateGuard,
+		connect.WithSchema(settlementServiceMethods.ByName("SetRateGuard")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceCorrectLeaseHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceCorrectLeaseProcedure,
+		svc.CorrectLease,
+		connect.WithSchema(settlementServiceMethods.ByName("CorrectLease")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceSetStakePolicyHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceSetStakePolicyProcedure,
+		svc.SetStakePolicy,
+		connect.WithSchema(settlementServiceMethods.ByName("SetStakePolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceBondHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceBondProcedure,
+		svc.Bond,
+		connect.WithSchema(settlementServiceMethods.ByName("Bond")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceUnbondHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceUnbondProcedure,
+		svc.Unbond,
+		connect.WithSchema(settlementServiceMethods.ByName("Unbond")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceSetFineScheduleHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceSetFineScheduleProcedure,
+		svc.SetFineSchedule,
+		connect.WithSchema(settlementServiceMethods.ByName("SetFineSchedule")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceIssueFineHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceIssueFineProcedure,
+		svc.IssueFine,
+		connect.WithSchema(settlementServiceMethods.ByName("IssueFine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceProposeFineHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceProposeFineProcedure,
+		svc.ProposeFine,
+		connect.WithSchema(settlementServiceMethods.ByName("ProposeFine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceApproveFineHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceApproveFineProcedure,
+		svc.ApproveFine,
+		connect.WithSchema(settlementServiceMethods.ByName("ApproveFine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceAppealFineHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceAppealFineProcedure,
+		svc.AppealFine,
+		connect.WithSchema(settlementServiceMethods.ByName("AppealFine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceVoidFineHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceVoidFineProcedure,
+		svc.VoidFine,
+		connect.WithSchema(settlementServiceMethods.ByName("VoidFine")),
+		connect.WithHandlerOptions(opts...),
+	)
 	settlementServiceListAccountsHandler := connect.NewUnaryHandlerSimple(
 		SettlementServiceListAccountsProcedure,
 		svc.ListAccounts,
@@ -553,6 +1167,66 @@ func NewSettlementServiceHandler(svc SettlementServiceHandler, opts ...connect.H
 		connect.WithSchema(settlementServiceMethods.ByName("GetStatus")),
 		connect.WithHandlerOptions(opts...),
 	)
+	settlementServiceGetPolicyHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceGetPolicyProcedure,
+		svc.GetPolicy,
+		connect.WithSchema(settlementServiceMethods.ByName("GetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceListRatesHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceListRatesProcedure,
+		svc.ListRates,
+		connect.WithSchema(settlementServiceMethods.ByName("ListRates")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceListWithdrawalsHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceListWithdrawalsProcedure,
+		svc.ListWithdrawals,
+		connect.WithSchema(settlementServiceMethods.ByName("ListWithdrawals")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceListCorrectionsHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceListCorrectionsProcedure,
+		svc.ListCorrections,
+		connect.WithSchema(settlementServiceMethods.ByName("ListCorrections")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceGetBudgetHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceGetBudgetProcedure,
+		svc.GetBudget,
+		connect.WithSchema(settlementServiceMethods.ByName("GetBudget")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceGetSupplierHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceGetSupplierProcedure,
+		svc.GetSupplier,
+		connect.WithSchema(settlementServiceMethods.ByName("GetSupplier")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceSimulateFineHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceSimulateFineProcedure,
+		svc.SimulateFine,
+		connect.WithSchema(settlementServiceMethods.ByName("SimulateFine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceGetFineHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceGetFineProcedure,
+		svc.GetFine,
+		connect.WithSchema(settlementServiceMethods.ByName("GetFine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceListFinesHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceListFinesProcedure,
+		svc.ListFines,
+		connect.WithSchema(settlementServiceMethods.ByName("ListFines")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceListOffencesHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceListOffencesProcedure,
+		svc.ListOffences,
+		connect.WithSchema(settlementServiceMethods.ByName("ListOffences")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/joule.v1.SettlementService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SettlementServiceCreateCustomerProcedure:
@@ -577,6 +1251,36 @@ func NewSettlementServiceHandler(svc SettlementServiceHandler, opts ...connect.H
 			settlementServiceTopUpLeaseHandler.ServeHTTP(w, r)
 		case SettlementServiceCloseLeaseProcedure:
 			settlementServiceCloseLeaseHandler.ServeHTTP(w, r)
+		case SettlementServiceRequestWithdrawalProcedure:
+			settlementServiceRequestWithdrawalHandler.ServeHTTP(w, r)
+		case SettlementServiceConfirmWithdrawalProcedure:
+			settlementServiceConfirmWithdrawalHandler.ServeHTTP(w, r)
+		case SettlementServiceFailWithdrawalProcedure:
+			settlementServiceFailWithdrawalHandler.ServeHTTP(w, r)
+		case SettlementServiceOverrideRateProcedure:
+			settlementServiceOverrideRateHandler.ServeHTTP(w, r)
+		case SettlementServiceSetRateGuardProcedure:
+			settlementServiceSetRateGuardHandler.ServeHTTP(w, r)
+		case SettlementServiceCorrectLeaseProcedure:
+			settlementServiceCorrectLeaseHandler.ServeHTTP(w, r)
+		case SettlementServiceSetStakePolicyProcedure:
+			settlementServiceSetStakePolicyHandler.ServeHTTP(w, r)
+		case SettlementServiceBondProcedure:
+			settlementServiceBondHandler.ServeHTTP(w, r)
+		case SettlementServiceUnbondProcedure:
+			settlementServiceUnbondHandler.ServeHTTP(w, r)
+		case SettlementServiceSetFineScheduleProcedure:
+			settlementServiceSetFineScheduleHandler.ServeHTTP(w, r)
+		case SettlementServiceIssueFineProcedure:
+			settlementServiceIssueFineHandler.ServeHTTP(w, r)
+		case SettlementServiceProposeFineProcedure:
+			settlementServiceProposeFineHandler.ServeHTTP(w, r)
+		case SettlementServiceApproveFineProcedure:
+			settlementServiceApproveFineHandler.ServeHTTP(w, r)
+		case SettlementServiceAppealFineProcedure:
+			settlementServiceAppealFineHandler.ServeHTTP(w, r)
+		case SettlementServiceVoidFineProcedure:
+			settlementServiceVoidFineHandler.ServeHTTP(w, r)
 		case SettlementServiceListAccountsProcedure:
 			settlementServiceListAccountsHandler.ServeHTTP(w, r)
 		case SettlementServiceListHostsProcedure:
@@ -591,6 +1295,26 @@ func NewSettlementServiceHandler(svc SettlementServiceHandler, opts ...connect.H
 			settlementServiceGetStatementHandler.ServeHTTP(w, r)
 		case SettlementServiceGetStatusProcedure:
 			settlementServiceGetStatusHandler.ServeHTTP(w, r)
+		case SettlementServiceGetPolicyProcedure:
+			settlementServiceGetPolicyHandler.ServeHTTP(w, r)
+		case SettlementServiceListRatesProcedure:
+			settlementServiceListRatesHandler.ServeHTTP(w, r)
+		case SettlementServiceListWithdrawalsProcedure:
+			settlementServiceListWithdrawalsHandler.ServeHTTP(w, r)
+		case SettlementServiceListCorrectionsProcedure:
+			settlementServiceListCorrectionsHandler.ServeHTTP(w, r)
+		case SettlementServiceGetBudgetProcedure:
+			settlementServiceGetBudgetHandler.ServeHTTP(w, r)
+		case SettlementServiceGetSupplierProcedure:
+			settlementServiceGetSupplierHandler.ServeHTTP(w, r)
+		case SettlementServiceSimulateFineProcedure:
+			settlementServiceSimulateFineHandler.ServeHTTP(w, r)
+		case SettlementServiceGetFineProcedure:
+			settlementServiceGetFineHandler.ServeHTTP(w, r)
+		case SettlementServiceListFinesProcedure:
+			settlementServiceListFinesHandler.ServeHTTP(w, r)
+		case SettlementServiceListOffencesProcedure:
+			settlementServiceListOffencesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -644,6 +1368,66 @@ func (UnimplementedSettlementServiceHandler) CloseLease(context.Context, *v1.Clo
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.CloseLease is not implemented"))
 }
 
+func (UnimplementedSettlementServiceHandler) RequestWithdrawal(context.Context, *v1.RequestWithdrawalRequest) (*v1.RequestWithdrawalResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.RequestWithdrawal is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) ConfirmWithdrawal(context.Context, *v1.ConfirmWithdrawalRequest) (*v1.ConfirmWithdrawalResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ConfirmWithdrawal is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) FailWithdrawal(context.Context, *v1.FailWithdrawalRequest) (*v1.FailWithdrawalResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.FailWithdrawal is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) OverrideRate(context.Context, *v1.OverrideRateRequest) (*v1.OverrideRateResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.OverrideRate is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) SetRateGuard(context.Context, *v1.SetRateGuardRequest) (*v1.SetRateGuardResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.SetRateGuard is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) CorrectLease(context.Context, *v1.CorrectLeaseRequest) (*v1.CorrectLeaseResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.CorrectLease is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) SetStakePolicy(context.Context, *v1.SetStakePolicyRequest) (*v1.SetStakePolicyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.SetStakePolicy is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) Bond(context.Context, *v1.BondRequest) (*v1.BondResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.Bond is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) Unbond(context.Context, *v1.UnbondRequest) (*v1.UnbondResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.Unbond is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) SetFineSchedule(context.Context, *v1.SetFineScheduleRequest) (*v1.SetFineScheduleResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.SetFineSchedule is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) IssueFine(context.Context, *v1.IssueFineRequest) (*v1.IssueFineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.IssueFine is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) ProposeFine(context.Context, *v1.ProposeFineRequest) (*v1.ProposeFineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ProposeFine is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) ApproveFine(context.Context, *v1.ApproveFineRequest) (*v1.ApproveFineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ApproveFine is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) AppealFine(context.Context, *v1.AppealFineRequest) (*v1.AppealFineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.AppealFine is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) VoidFine(context.Context, *v1.VoidFineRequest) (*v1.VoidFineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.VoidFine is not implemented"))
+}
+
 func (UnimplementedSettlementServiceHandler) ListAccounts(context.Context, *v1.ListAccountsRequest) (*v1.ListAccountsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ListAccounts is not implemented"))
 }
@@ -670,4 +1454,44 @@ func (UnimplementedSettlementServiceHandler) GetStatement(context.Context, *v1.G
 
 func (UnimplementedSettlementServiceHandler) GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.GetStatus is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) GetPolicy(context.Context, *v1.GetPolicyRequest) (*v1.GetPolicyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.GetPolicy is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) ListRates(context.Context, *v1.ListRatesRequest) (*v1.ListRatesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ListRates is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) ListWithdrawals(context.Context, *v1.ListWithdrawalsRequest) (*v1.ListWithdrawalsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ListWithdrawals is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) ListCorrections(context.Context, *v1.ListCorrectionsRequest) (*v1.ListCorrectionsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ListCorrections is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) GetBudget(context.Context, *v1.GetBudgetRequest) (*v1.GetBudgetResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.GetBudget is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) GetSupplier(context.Context, *v1.GetSupplierRequest) (*v1.GetSupplierResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.GetSupplier is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) SimulateFine(context.Context, *v1.SimulateFineRequest) (*v1.SimulateFineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.SimulateFine is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) GetFine(context.Context, *v1.GetFineRequest) (*v1.GetFineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.GetFine is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) ListFines(context.Context, *v1.ListFinesRequest) (*v1.ListFinesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ListFines is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) ListOffences(context.Context, *v1.ListOffencesRequest) (*v1.ListOffencesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.ListOffences is not implemented"))
 }
