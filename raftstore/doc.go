@@ -18,6 +18,8 @@
 //     was torn (seal.go): the log store finds neither by itself.
 //   - A log whose newest segment was being filled when the process died can be
 //     written again (wal.go).
+//   - A snapshot that is installed takes nothing along that was acknowledged, and
+//     leaves no follower behind that refuses everything (covered.go).
 //   - A restore that fails on a running server stops it as well, since its
 //     state is then neither the old nor the new one.
 //   - A read point (VerifyRead) that also holds right after an election: the

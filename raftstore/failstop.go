@@ -46,9 +46,10 @@ func (f *failure) cause() error {
 // goroutine of the library may still read while the store closes. But a read
 // that finds damage stops the store like a failed write (see seal.go).
 type failStop struct {
-	store LogStore
-	mark  mark // without a file: none
-	f     *failure
+	store   LogStore
+	mark    mark // without a file: none
+	covered covered
+	f       *failure
 }
 
 var (
@@ -81,6 +82,10 @@ func (s *failStop) GetLog(index uint64, l *raft.Log) error {
 	switch {
 	case err == nil:
 		err = unsealEntry(index, l)
+	case errors.Is(err, raft.ErrLogNotFound):
+		if last, lerr := s.store.LastIndex(); lerr == nil && s.covered.find(index, last, l) {
+			return nil
+		}
 	case !errors.Is(err, raft.ErrLogNotFound) && !errors.Is(err, wal.ErrClosed):
 		err = fmt.Errorf("log entry %d: %w: %w", index, ErrDamaged, err)
 	}
@@ -124,8 +129,12 @@ func (s *failStop) StoreLogs(logs []*raft.Log) error {
 		sealed[i] = sealEntry(l)
 	}
 	return s.write("write log", func() error {
-		if err := s.store.StoreLogs(sealed); err != nil || s.mark.f == nil || len(logs) == 0 {
+		if err := s.store.StoreLogs(sealed); err != nil || len(logs) == 0 {
 			return err
+		}
+		s.covered.stored()
+		if s.mark.f == nil {
+			return nil
 		}
 		return s.mark.set(logs[len(logs)-1].Index)
 	})
@@ -133,6 +142,9 @@ func (s *failStop) StoreLogs(logs []*raft.Log) error {
 
 func (s *failStop) DeleteRange(min, max uint64) error {
 	return s.write(fmt.Sprintf("delete log entries %d to %d", min, max), func() error {
+		if keep, err := s.covered.keeps(s.store, min, max); err != nil || keep {
+			return err
+		}
 		if s.mark.f != nil {
 			if err := s.mark.lower(s.store, min, max); err != nil {
 				return err

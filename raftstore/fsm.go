@@ -48,13 +48,14 @@ const SnapshotHeaderSize = 23 + 8
 // fsm is the library's view of a StateMachine. It follows the applied index,
 // since the library's own counts what is queued for applying.
 type fsm struct {
-	sm      StateMachine
-	done    BatchDone // nil: not wanted
-	applied progress
-	command atomic.Uint64 // index of the last entry that the state machine was shown
-	running atomic.Bool   // set when Open is through
-	fatal   func(error)
-	refused error // by the first Restore while Open runs that failed
+	sm       StateMachine
+	done     BatchDone // nil: not wanted
+	applied  progress
+	command  atomic.Uint64 // index of the last entry that the state machine was shown
+	running  atomic.Bool   // set when Open is through
+	fatal    func(error)
+	restored func() // told of each restore while the store runs
+	refused  error  // by the first Restore while Open runs that failed
 }
 
 var _ raft.BatchingFSM = (*fsm)(nil)
@@ -107,6 +108,8 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 		}
 	} else if err != nil {
 		f.fatal(fmt.Errorf("restore snapshot: %w", err))
+	} else {
+		f.restored()
 	}
 	return err
 }

@@ -24,6 +24,7 @@ type Store struct {
 	log   *slog.Logger
 
 	fsm      *fsm
+	logs     *failStop
 	failure  *failure
 	raft     *raft.Raft
 	trans    Transport
@@ -102,10 +103,14 @@ func open(cfg Config, sm StateMachine, log *slog.Logger, wrap func(Transport) Tr
 	if err := s.bootstrap(rc, store, snaps); err != nil {
 		return nil, err
 	}
+	s.logs = store
 	if err := dropCoveredLog(store, snaps); err != nil {
 		return nil, err
 	}
-	snaps = reachingSnapshots{snaps, store}
+	if snaps, err = newCoveringSnapshots(reachingSnapshots{snaps, store}, &store.covered); err != nil {
+		return nil, err
+	}
+	s.fsm.restored = store.covered.restored
 	cache, err := raft.NewLogCache(s.cfg.LogCacheEntries, store)
 	if err != nil {
 		return nil, err

@@ -255,6 +255,7 @@ func TestRestoreFailureOfARunningServerIsFatal(t *testing.T) {
 	if err := f.Restore(readCloser{snapshot()}); err == nil || got != nil {
 		t.Errorf("restore at start: got %v and fatal %v, want an error and no fatal", err, got)
 	}
+	f.restored = func() {}
 	f.running.Store(true)
 	if err := f.Restore(readCloser{snapshot()}); err == nil || got == nil {
 		t.Errorf("restore later: got %v and fatal %v, want both", err, got)
