@@ -35,7 +35,7 @@ build: ## build our binaries into bin/
 	else echo "no C compiler: joule-gpu-probe is not built, and GPUs are not metered"; fi
 
 .PHONY: tools
-tools: $(TOOLS)/nomad $(if $(filter $(CURDIR)/%,$(RUNC)),$(TOOLS)/runc) ## build Nomad (and runc where there is none) from the module proxy
+tools: $(TOOLS)/nomad $(TOOLS)/nfpm $(if $(filter $(CURDIR)/%,$(RUNC)),$(TOOLS)/runc) ## build Nomad and nfpm (and runc where there is none) from the module proxy
 
 $(TOOLS)/nomad: tools/go.mod tools/go.sum
 	@echo "building Nomad v1.11.2: once, 5 to 10 minutes"
@@ -46,6 +46,17 @@ $(TOOLS)/runc: tools/runc/go.mod tools/runc/go.sum
 	@echo "building runc $(if $(RUNC_TAGS),with,without) seccomp$(if $(RUNC_TAGS),, (it takes libseccomp-dev and pkg-config))"
 	cd tools/runc && $(GO) build -v $(GOFLAGS_BUILD) $(RUNC_TAGS) -o ../../$@ github.com/opencontainers/runc 2>&1 | $(PROGRESS)
 	@touch $@
+
+$(TOOLS)/nfpm: tools/nfpm/go.mod tools/nfpm/go.sum tools/nfpm/main.go
+	@echo "building nfpm"
+	cd tools/nfpm && $(GO) build -v $(GOFLAGS_BUILD) -o ../../$@ . 2>&1 | $(PROGRESS)
+	@touch $@
+
+VERSION ?= 0.1.0
+.PHONY: deb
+deb: build $(TOOLS)/nfpm ## make the Debian package of a supplier's host (VERSION=0.1.0)
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) VERSION=$(VERSION) ARCH=$$($(GO) env GOARCH) \
+		$(TOOLS)/nfpm -config tools/nfpm/nfpm.yaml -target build/joule_$(VERSION)_$$($(GO) env GOARCH).deb
 
 .PHONY: demo
 demo: build tools ## run the main job end to end (ARGS="-crowd 0.137s -datacenter 1.003s -repeat 20 -load")
