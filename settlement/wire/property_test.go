@@ -242,6 +242,7 @@ func FuzzDecodeBlock(f *testing.F) {
 func FuzzReadSnapshot(f *testing.F) {
 	f.Add(snapshotOf(f, ledger.New(), nil))
 	f.Add(snapshotOf(f, sampleLedger(f), []byte("extra")))
+	f.Add(snapshotOf(f, tablesLedger(f), nil))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		l, extra, err := wire.ReadSnapshot(bytes.NewReader(in))
 		if err != nil {
