@@ -1,6 +1,8 @@
 package wire_test
 
 import (
+	"bytes"
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -128,5 +130,31 @@ func TestGoldenLaterEntries(t *testing.T) {
 		if _, err := wire.DecodeBlock(enc[:n]); err == nil {
 			t.Errorf("a block cut to %d bytes decoded", n)
 		}
+	}
+}
+
+// What an older server does not know it does not skip: the number after the
+// last one of each form is an unknown version, on which the server halts.
+func TestTheNextNumbersAreUnknown(t *testing.T) {
+	cmd := wire.AppendCommandBatch(nil, &wire.CommandBatch{Envelopes: []ledger.Envelope{{Command: &ledger.Tick{}}}})
+	kind := len(cmd) - 2 // a Tick is its kind alone
+	cmd[kind]++
+	if err := wire.DecodeCommandBatch(cmd, new(wire.CommandBatch)); !errors.Is(err, wire.ErrUnknownVersion) {
+		t.Errorf("command %d: got %v, want ErrUnknownVersion", cmd[kind], err)
+	}
+	last := laterEntries()[len(laterEntries())-1]
+	block := wire.AppendBlock(nil, ledger.Digest{}, &wire.Block{Entries: []ledger.Entry{last}})
+	at := bytes.IndexByte(block[1+3*8+3*4+16:], byte(last.Kind)) + 1 + 3*8 + 3*4 + 16
+	block[at]++
+	if _, err := wire.DecodeBlock(block); !errors.Is(err, wire.ErrUnknownVersion) {
+		t.Errorf("entry %d: got %v, want ErrUnknownVersion", block[at], err)
+	}
+	snapshot := snapshotOf(t, ledger.New(), nil)
+	for _, other := range []byte{snapshot[8] - 1, snapshot[8] + 1} {
+		snapshot[8] = other
+		if _, _, err := wire.ReadSnapshot(bytes.NewReader(snapshot)); !errors.Is(err, wire.ErrUnknownVersion) {
+			t.Errorf("snapshot version %d: got %v, want ErrUnknownVersion", other, err)
+		}
+		snapshot[8] = 2
 	}
 }
