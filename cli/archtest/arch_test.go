@@ -67,7 +67,7 @@ var table = map[string]rule{
 		theirs: []string{"github.com/hashicorp/hcl/v2"}},
 
 	"settlement/bench": {ours: []string{"settlement/bench/alone", "settlement/bench/cluster", "settlement/bench/postgres",
-		"settlement/bench/workload"}},
+		"settlement/bench/workload"}, theirs: []string{"golang.org/x/sys/unix"}},
 	"settlement/bench/joule-bench": {ours: []string{"settlement/bench"}},
 	"settlement/bench/workload":    {ours: []string{"settlement/ledger"}},
 	"settlement/bench/proc":        {theirs: []string{"golang.org/x/sys/unix"}},

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/joulecloud/joule/settlement/bench/cluster"
 )
@@ -48,8 +51,20 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 		return err
 	}
 	cfg.Program = []string{program}
+	// The largest ledger fills most of a small machine: the collector must not
+	// let it double.
+	debug.SetMemoryLimit(memoryLimit())
 	r, err := Run(ctx, cfg, errw)
 	return errors.Join(err, r.Table(out), r.Write(path))
+}
+
+// memoryLimit is three fifths of the machine's memory.
+func memoryLimit() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 1 << 33
+	}
+	return int64(info.Totalram) * int64(info.Unit) / 5 * 3
 }
 
 // parse reads the flags; path is where the report goes.

@@ -274,7 +274,7 @@ func TestRestoreRefusesWhatNoLedgerCanBe(t *testing.T) {
 // the ledger says here what becomes of it.
 func TestCaptureKnowsEveryField(t *testing.T) {
 	followsFromTheRest := []string{"accountIndex", "customerNames", "namespaces", "supplierNames", "hostNames", "hostKeys",
-		"jobs", "jobIndex", "leaseIndex", "pending", "deferred", "keyIndex", "entries", "records", "taken",
+		"jobs", "jobIndex", "leaseIndex", "pending", "deferred", "keyIndex", "entries", "records", "taken", "touched",
 		"corrected", "offenceIndex", "evidenceUsed", "due"}
 	captured := []string{"now", "policy", "rates", "accounts", "accountNames", "customers", "suppliers", "hosts",
 		"leases", "leaseNames", "keys", "entryCount", "inForce", "pause", "pauseSince", "override", "convertNext",

@@ -54,6 +54,7 @@ type Ledger struct {
 	keys     slab[keyRow]
 	keyIndex map[string]int
 
+	touched    uint64 // what touch read: it must not be found needless
 	entryCount uint64
 	entries    []Entry
 	records    []RecordResult

@@ -32,6 +32,9 @@ func (l *Ledger) usageBatch(key string, b *UsageBatch) Result {
 	}
 	first := len(l.records)
 	for i := range b.Records {
+		if i%touchAhead == 0 {
+			l.touch(b.Records[i:min(i+touchAhead, len(b.Records))])
+		}
 		l.records = append(l.records, l.record(b.Host, &b.Records[i]))
 	}
 	return Result{Records: l.records[first:len(l.records):len(l.records)]}

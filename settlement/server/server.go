@@ -93,7 +93,8 @@ func (s *Server) Handler(others ...Service) http.Handler {
 	opts := []connect.HandlerOption{
 		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
 			if spec.Procedure == joulev1connect.HostServiceSessionProcedure {
-				return []connect.HandlerOption{connect.WithReadMaxBytes(s.cfg.Limits.SessionBytes)}
+				// Acknowledgements are numbers that hardly compress, and come often.
+				return []connect.HandlerOption{connect.WithReadMaxBytes(s.cfg.Limits.SessionBytes), connect.WithCompressMinBytes(1 << 20)}
 			}
 			return []connect.HandlerOption{connect.WithReadMaxBytes(s.cfg.Limits.CallBytes)}
 		}),

@@ -303,10 +303,13 @@ func (s *Server) settle(ctx context.Context, sess *session, b *joulev1.UsageBatc
 		s.log.LogAttrs(ctx, slog.LevelWarn, "usage batch refused",
 			slog.String("host", sess.host.Name), slog.Any("error", err))
 	}
+	// One allocation for all: a batch has a thousand.
+	acks := make([]joulev1.RecordAck, len(results))
+	ack.Records = make([]*joulev1.RecordAck, len(results))
 	for i := range results {
-		r := &results[i]
-		ack.Records = append(ack.Records, &joulev1.RecordAck{
-			LeaseId: uint64(r.Lease), Seq: r.Seq, Status: joulev1.RecordStatus(r.Status)})
+		r, a := &results[i], &acks[i]
+		a.LeaseId, a.Seq, a.Status = uint64(r.Lease), r.Seq, joulev1.RecordStatus(r.Status)
+		ack.Records[i] = a
 	}
 	if err := sess.send(&joulev1.SessionDown{Message: &joulev1.SessionDown_BatchAck{BatchAck: ack}}); err != nil {
 		return err

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/joulecloud/joule/settlement/ledger"
 )
@@ -21,9 +22,26 @@ type CommandBatch struct {
 // AppendCommandBatch appends the batch's bytes. A nil command is the caller's
 // fault and panics.
 func AppendCommandBatch(dst []byte, b *CommandBatch) []byte {
+	dst = slices.Grow(dst, commandBatchSize(b))
 	dst = append(dst, commandBatchVersion)
 	dst = appendI64(dst, int64(b.Time))
 	return appendEnvelopes(dst, b.Envelopes)
+}
+
+// commandBatchSize is the size of a batch's usage batches, and room for its
+// other commands.
+func commandBatchSize(b *CommandBatch) int {
+	n := commandBatchHead + 4
+	for i := range b.Envelopes {
+		n += 128
+		switch c := b.Envelopes[i].Command.(type) {
+		case *ledger.UsageBatch:
+			n += BatchSize(len(c.Records))
+		case *SignedBatch:
+			n += len(c.Batch)
+		}
+	}
+	return n
 }
 
 // DecodeCommandBatch is the inverse of AppendCommandBatch. It reuses the memory

@@ -96,10 +96,7 @@ func (c *Cluster) startServers() error {
 		peers = append(peers, raftstore.Peer{ID: fmt.Sprintf("s%d", i+1), Addr: addrs[2*i]})
 	}
 	for i, p := range peers {
-		cfg := serverConfig{Name: p.ID, Dir: filepath.Join(c.dir, p.ID), TLSDir: c.dir, Listen: addrs[2*i+1], Peers: peers}
-		if c.cfg.Profiles != "" {
-			cfg.Profile = filepath.Join(c.cfg.Profiles, "server-"+p.ID+".pprof")
-		}
+		cfg := serverConfig{Name: p.ID, Dir: filepath.Join(c.dir, p.ID), TLSDir: c.dir, Listen: addrs[2*i+1], Peers: peers, Profiles: c.cfg.Profiles}
 		s, err := spawn(p.ID, c.cfg.Program, "server", cfg)
 		if err != nil {
 			return err
@@ -212,7 +209,7 @@ func (c *Cluster) Run(batch, inFlight int, each time.Duration, expect int) (*Loa
 		return nil, err
 	}
 	if c.cfg.Profiles != "" {
-		if err := c.all(c.servers, "profile", func(int) any { return true }, nil); err != nil {
+		if err := c.all(c.servers, "profile", func(int) any { return fmt.Sprintf("batch%d", batch) }, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -236,7 +233,7 @@ func (c *Cluster) Run(batch, inFlight int, each time.Duration, expect int) (*Loa
 		return nil, err
 	}
 	if c.cfg.Profiles != "" {
-		if err := c.all(c.servers, "profile", func(int) any { return false }, nil); err != nil {
+		if err := c.all(c.servers, "profile", func(int) any { return "" }, nil); err != nil {
 			return nil, err
 		}
 	}

@@ -27,12 +27,12 @@ import (
 
 // serverConfig is one settlement server of the benchmark.
 type serverConfig struct {
-	Name    string           `json:"name"`
-	Dir     string           `json:"dir"`
-	TLSDir  string           `json:"tls_dir"`
-	Listen  string           `json:"listen"`
-	Peers   []raftstore.Peer `json:"peers"`
-	Profile string           `json:"profile,omitempty"` // a CPU profile goes here
+	Name     string           `json:"name"`
+	Dir      string           `json:"dir"`
+	TLSDir   string           `json:"tls_dir"`
+	Listen   string           `json:"listen"`
+	Peers    []raftstore.Peer `json:"peers"`
+	Profiles string           `json:"profiles,omitempty"` // directory for CPU profiles
 }
 
 // Server is the part of this program that is one settlement server: the
@@ -118,11 +118,11 @@ func Server(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 		"profile": func(ctx context.Context, a args) (any, error) {
 			stopProfile()
 			stopProfile = func() {}
-			var on bool
-			if err := json.Unmarshal(a, &on); err != nil || !on || cfg.Profile == "" {
+			var name string // "": no more
+			if err := json.Unmarshal(a, &name); err != nil || name == "" || cfg.Profiles == "" {
 				return nil, err
 			}
-			f, err := os.Create(cfg.Profile)
+			f, err := os.Create(filepath.Join(cfg.Profiles, name+"-"+cfg.Name+".pprof"))
 			if err != nil {
 				return nil, err
 			}
