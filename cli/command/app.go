@@ -129,7 +129,7 @@ func (b *builder) commands() []*cli.Command {
 	cmds := []*cli.Command{
 		b.customer(), b.deposit(), b.withdraw(), b.bill(), b.balance(), b.statement(),
 		b.supplier(), b.host(), b.offer(), b.lease(),
-		b.rate(), b.mint(), b.policy(), b.token(), b.status(), b.errors(),
+		b.rate(), b.mint(), b.policy(), b.stake(), b.fine(), b.correction(), b.refund(), b.budget(), b.token(), b.status(), b.errors(),
 	}
 	if b.deps.RunAudit != nil {
 		cmds = append(cmds, b.audit())

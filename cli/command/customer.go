@@ -62,6 +62,10 @@ func (b *builder) supplier() *cli.Command {
 		b.command(leaf{
 			name: "list", usage: "list suppliers and their balances",
 			run: func(in *invocation) error { return listParties(in, "supplier/") },
+		}),
+		b.command(leaf{
+			name: "show", usage: "show a supplier's balance, stake and exposure", args: []string{"SUPPLIER"},
+			description: "Example: joule supplier show west-dc", notFound: hintSuppliers, run: showSupplier,
 		}))
 }
 
@@ -110,80 +114,6 @@ func deposit(in *invocation) error {
 	}
 	return in.done(resp, currency, "deposited %s for %s: balance %s",
 		amount(currency, n), in.arg(0), amount(currency, resp.GetBalance()))
-}
-
-func (b *builder) withdraw() *cli.Command {
-	return b.command(leaf{
-		name: "withdraw", usage: "take a party's money out", args: []string{"AMOUNT"}, changing: true,
-		description: "Example: joule withdraw 12.5 --supplier west-dc --currency joule --ref wire_77",
-		flags: []cli.Flag{
-			&cli.StringFlag{Name: "customer", Usage: "from this customer's balance: `NAME`"},
-			&cli.StringFlag{Name: "supplier", Usage: "from this supplier's balance: `NAME`"},
-			&cli.BoolFlag{Name: "treasury", Usage: "from the treasury", DisableDefaultText: true},
-			&cli.StringFlag{Name: "currency", Usage: "`CURRENCY` of AMOUNT: usd or joule (required)"},
-			&cli.StringFlag{Name: "ref", Usage: "outside `REFERENCE` (required)"},
-		},
-		notFound:     hintAccounts,
-		insufficient: hintAccounts,
-		run:          withdraw,
-	})
-}
-
-func withdraw(in *invocation) error {
-	req := &joulev1.WithdrawRequest{}
-	parties := 0
-	for _, p := range []struct {
-		flag  string
-		party joulev1.Party
-	}{
-		{"customer", joulev1.Party_PARTY_CUSTOMER},
-		{"supplier", joulev1.Party_PARTY_SUPPLIER},
-		{"treasury", joulev1.Party_PARTY_TREASURY},
-	} {
-		if !in.c.IsSet(p.flag) {
-			continue
-		}
-		parties++
-		req.Party = p.party
-		if p.party == joulev1.Party_PARTY_TREASURY {
-			if !in.c.Bool(p.flag) {
-				parties--
-			}
-			continue
-		}
-		var err error
-		if req.Name, err = in.required(p.flag); err != nil {
-			return err
-		}
-	}
-	if parties != 1 {
-		return invalid("joule withdraw --help", "withdraw: needs one of --customer, --supplier and --treasury (got %d)", parties)
-	}
-	if _, err := in.required("currency"); err != nil {
-		return err
-	}
-	currency, unit, err := in.currencyFlag("currency")
-	if err != nil {
-		return err
-	}
-	req.Currency = currency
-	if req.Amount, err = money.ParsePositive(unit, "AMOUNT", in.arg(0)); err != nil {
-		return err
-	}
-	if req.Ref, err = in.required("ref"); err != nil {
-		return err
-	}
-	req.Key = in.idempotencyKey()
-	resp, err := call(in, Client.Withdraw, req)
-	if err != nil {
-		return err
-	}
-	from := req.GetName()
-	if from == "" {
-		from = "the treasury"
-	}
-	return in.done(resp, currency, "withdrew %s from %s: balance %s",
-		amount(currency, req.GetAmount()), from, amount(currency, resp.GetBalance()))
 }
 
 func accountTable(accounts []*joulev1.Account, prefix string) *output.Table {

@@ -106,6 +106,15 @@ func ParsePositive(c Currency, field, text string) (int64, error) {
 // ParsePPM reads a share written in per cent, such as "2%" or "0.25%", as
 // parts per million; at most 100%. The error names field.
 func ParsePPM(field, text string) (uint32, error) {
+	return parsePercent(field, text, 1_000_000, "must be at most 100%")
+}
+
+// ParseFactor is ParsePPM for what may be more than the whole: at most 10000%.
+func ParseFactor(field, text string) (uint32, error) {
+	return parsePercent(field, text, 100_000_000, "must be at most 10000%")
+}
+
+func parsePercent(field, text string, most int64, mostRule string) (uint32, error) {
 	const percentDecimals = 4 // 0.0001% is one part per million
 	number, found := strings.CutSuffix(text, "%")
 	whole, fraction, rule := split(number)
@@ -117,8 +126,8 @@ func ParsePPM(field, text string) (uint32, error) {
 	}
 	fraction = fraction[:min(len(fraction), percentDecimals)]
 	n, ok := scale(whole, fraction, percentDecimals)
-	if !ok || n > 1_000_000 {
-		return 0, &Error{Field: field, Value: text, Rule: "must be at most 100%"}
+	if !ok || n > most {
+		return 0, &Error{Field: field, Value: text, Rule: mostRule}
 	}
 	return uint32(n), nil
 }

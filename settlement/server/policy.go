@@ -1,8 +1,10 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/ledger"
@@ -63,6 +65,7 @@ func (s *Server) SetFineSchedule(ctx context.Context, r *joulev1.SetFineSchedule
 		cmd.Rules = append(cmd.Rules, ledger.FineRule{Reason: reason, SharePPM: rule.GetSharePpm(), Grace: rule.GetGrace(),
 			RepeatPPM: rule.GetRepeatPpm(), RemedyMs: rule.GetRemedyMs()})
 	}
+	slices.SortFunc(cmd.Rules, func(a, b ledger.FineRule) int { return cmp.Compare(a.Reason, b.Reason) })
 	_, err := s.submit(ctx, r.Key, cmd)
 	return &joulev1.SetFineScheduleResponse{}, err
 }
