@@ -85,17 +85,18 @@ var table = map[string]rule{
 	"driver/cgroup":    {theirs: []string{"golang.org/x/sys/unix"}},
 	"driver/procevent": {theirs: []string{"golang.org/x/sys/unix"}},
 	"driver/meter":     {pure: true, ours: []string{"settlement/wire"}},
-	"driver/oci":       {theirs: []string{"github.com/containerd/go-runc", "github.com/opencontainers/runtime-spec", "golang.org/x/sys/unix"}},
-	"driver/image":     {theirs: []string{"github.com/google/go-containerregistry", "github.com/klauspost/compress", "golang.org/x/sys/unix"}},
+	"driver/oci": {theirs: []string{"github.com/containerd/go-runc", "github.com/moby/profiles/seccomp",
+		"github.com/opencontainers/runtime-spec", "golang.org/x/sys/unix"}},
+	"driver/image": {theirs: []string{"github.com/google/go-containerregistry", "github.com/klauspost/compress", "golang.org/x/sys/unix"}},
 	"driver/shim": {
 		ours:   []string{"driver/cgroup", "driver/procevent", "driver/oci"},
 		theirs: []string{"golang.org/x/sys/unix", "github.com/containerd/go-runc"}},
 	"driver/spool":   {ours: []string{"settlement/wire"}, theirs: []string{"go.etcd.io/bbolt"}},
 	"driver/session": {ours: append([]string{"settlement/wire", "settlement/client"}, apis...), theirs: []string{"connectrpc.com/connect"}},
 	"driver/hostd": {
-		ours: append([]string{"driver/hostapi", "driver/cdi", "driver/cgroup", "driver/gpu", "driver/meter", "driver/oci", "driver/shim",
+		ours: append([]string{"driver/hostapi", "driver/cdi", "driver/cgroup", "driver/gpu", "driver/image", "driver/meter", "driver/oci", "driver/shim",
 			"driver/spool", "driver/session", "settlement/wire"}, apis...),
-		theirs: []string{"github.com/hashicorp/hcl/v2", "golang.org/x/sys/unix"}},
+		theirs: []string{"github.com/hashicorp/hcl/v2", "github.com/google/go-containerregistry/pkg/v1", "golang.org/x/sys/unix"}},
 	"driver/doctor": {
 		ours: append([]string{"driver/hostapi", "driver/cgroup", "driver/hostd", "driver/oci", "driver/procevent",
 			"settlement/client", "settlement/wire"}, apis...),

@@ -221,6 +221,16 @@ func (h *Host) Parents() bool {
 	})
 }
 
+// LimitsSwap says whether the kernel counts a cgroup's swap: where it doesn't,
+// no limit can be set.
+func (h *Host) LimitsSwap() bool {
+	if dir, ok := h.v1["memory"]; ok {
+		return isFile(filepath.Join(dir, "memory.memsw.limit_in_bytes"))
+	}
+	any, _ := filepath.Glob(filepath.Join(h.unified, "*", "memory.swap.max")) // the root has none
+	return len(any) > 0
+}
+
 // Tidy removes the parent of all tasks' cgroups where it is empty.
 func (h *Host) Tidy() {
 	for _, dir := range h.all {

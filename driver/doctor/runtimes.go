@@ -40,7 +40,11 @@ func checkRuntimes(ctx context.Context, e *examination) {
 		if filepath.IsAbs(name) {
 			look = e.sys.path(name)
 		}
-		found, err := oci.FindRuntimes(ctx, []string{look}, hybrid)
+		found := oci.FindRuntime(ctx, look, nil)
+		err := found.Err
+		if err == nil && found.Name == "crun" && hybrid {
+			err = errors.New("crun refuses hosts with a hybrid cgroup hierarchy; use runc, or boot with systemd.unified_cgroup_hierarchy=1")
+		}
 		if err != nil {
 			advice := fmt.Sprintf("apt-get install %s, or take %q out of runtimes", filepath.Base(name), name)
 			switch {
@@ -55,15 +59,15 @@ func checkRuntimes(ctx context.Context, e *examination) {
 		}
 		trialCtx, cancel := context.WithTimeout(ctx, e.opt.Timeout)
 		took := time.Now()
-		err = e.sys.Trial(trialCtx, found[0].Path)
+		err = e.sys.Trial(trialCtx, found.Path)
 		cancel()
 		if err != nil {
-			faults = append(faults, fault{name, fmt.Sprintf("see what %s says; hostd's own attempts are in <data_dir>/tasks/*/shim.log", found[0].Path),
-				fmt.Sprintf("version %s, but a container doesn't run: %s", found[0].Version, oneLine(err))})
+			faults = append(faults, fault{name, fmt.Sprintf("see what %s says; hostd's own attempts are in <data_dir>/tasks/*/shim.log", found.Path),
+				fmt.Sprintf("version %s, but a container doesn't run: %s", found.Version, oneLine(err))})
 			continue
 		}
 		works++
-		e.ok(name, "version %s runs a container (%d ms)", found[0].Version, time.Since(took).Milliseconds())
+		e.ok(name, "version %s runs a container (%d ms)", found.Version, time.Since(took).Milliseconds())
 	}
 	for _, f := range faults {
 		status := Warn

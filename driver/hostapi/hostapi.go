@@ -50,11 +50,18 @@ type StartRequest struct {
 	Task       string `json:"task"`
 	Invocation string `json:"invocation"`
 
-	Command string            `json:"command"`
-	Args    []string          `json:"args,omitempty"`
-	Env     map[string]string `json:"env,omitempty"`
-	User    string            `json:"user,omitempty"`     // name or uid[:gid]; "" is nobody
-	WorkDir string            `json:"work_dir,omitempty"` // in the container; "" is /local
+	// What to run. Without an image, Command is a program of the host's own.
+	// With one, Entrypoint (nil: the image's) comes before Command and Args, and
+	// without any of them the image's own command after it.
+	Image      string            `json:"image,omitempty"`
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	PullMs     int64             `json:"image_pull_timeout_ms,omitempty"` // 0: PullDefault
+	Runtime    string            `json:"runtime,omitempty"`               // one of HostInfo.Runtimes; "": the supplier's first
+	Command    string            `json:"command"`
+	Args       []string          `json:"args,omitempty"`
+	Env        map[string]string `json:"env,omitempty"`
+	User       string            `json:"user,omitempty"`     // name or uid[:gid]; "" is the image's, or nobody
+	WorkDir    string            `json:"work_dir,omitempty"` // in the container; "" is the image's, or /local
 
 	AllocDir   string `json:"alloc_dir"`   // host paths, mounted at /alloc,
 	LocalDir   string `json:"local_dir"`   // /local
@@ -68,7 +75,18 @@ type StartRequest struct {
 	Mounts      []Mount `json:"mounts,omitempty"`
 	NetworkPath string  `json:"network_path,omitempty"` // a network namespace to join; "": the host's
 	Hostname    string  `json:"hostname,omitempty"`
+
+	CPUMilli     int64             `json:"cpu_milli,omitempty"`      // what was asked for, in 1/1000 core; 0: not known
+	CPUHardLimit bool              `json:"cpu_hard_limit,omitempty"` // never more than CPUMilli
+	CapAdd       []string          `json:"cap_add,omitempty"`
+	CapDrop      []string          `json:"cap_drop,omitempty"`
+	Ulimits      map[string]string `json:"ulimits,omitempty"`    // "nofile": "soft:hard"
+	PidsLimit    int64             `json:"pids_limit,omitempty"` // 0: the host's
+	ReadOnlyRoot bool              `json:"readonly_rootfs,omitempty"`
 }
+
+// PullDefault is how long an image's pull may take that doesn't say.
+const PullDefault = 5 * time.Minute
 
 // Mount is a bind mount into the task.
 type Mount struct {
@@ -96,6 +114,9 @@ type TaskStatus struct {
 	StartedAt   time.Time `json:"started_at"`
 	CompletedAt time.Time `json:"completed_at"`
 	Exit        *Exit     `json:"exit,omitempty"`
+	// Notes are what happened to the task before it ran, in order, in plain words:
+	// "Pulling image …".
+	Notes []string `json:"notes,omitempty"`
 	// How to reach the container for exec: "<runtime> --root <root> exec <container>".
 	Runtime     string `json:"runtime,omitempty"` // absolute path of the OCI runtime
 	RuntimeRoot string `json:"runtime_root,omitempty"`
@@ -140,13 +161,35 @@ type HostInfo struct {
 	Version         string            `json:"version"`
 	Host            string            `json:"host"`
 	Class           string            `json:"class"`
-	Cgroup          string            `json:"cgroup"`   // "v2", "hybrid" or "v1"
-	Runtimes        map[string]string `json:"runtimes"` // name → version, those that work
+	Cgroup          string            `json:"cgroup"`                   // "v2", "hybrid" or "v1"
+	Runtimes        map[string]string `json:"runtimes"`                 // name → version, those that work
+	RuntimeFaults   map[string]string `json:"runtime_faults,omitempty"` // name → why it doesn't work here
+	HostRoot        bool              `json:"host_root"`                // tasks without an image are allowed
+	Isolation       Isolation         `json:"isolation"`
 	Problems        []string          `json:"problems"` // why tasks cannot run, in plain words; empty: healthy
 	Servers         []ServerInfo      `json:"servers"`
 	SpoolRecords    int               `json:"spool_records"` // not yet acknowledged
 	Tasks           int               `json:"tasks"`
 	Pid             int               `json:"pid"`
+}
+
+// Isolation is what keeps tasks with an image from the host, with the runtime
+// that they get by default.
+type Isolation struct {
+	UserNamespace bool `json:"user_namespace"`
+	Seccomp       bool `json:"seccomp"`
+	OwnKernel     bool `json:"own_kernel"` // gVisor
+}
+
+// Tier names the isolation for people who choose hosts by it.
+func (i Isolation) Tier() string {
+	switch {
+	case i.OwnKernel:
+		return "sandboxed"
+	case i.UserNamespace && i.Seccomp:
+		return "shared-kernel"
+	}
+	return "weak"
 }
 
 // ServerInfo is the state of the session to one settlement server.

@@ -31,6 +31,8 @@ type Config struct {
 	Socket        string   // where the plugin and the CLI reach hostd
 	Shim          string   // path of joule-shim; "": beside our executable, then on PATH
 	Checkpoint    time.Duration
+	Images        Images
+	Isolation     Isolation
 }
 
 // file is the HCL form of a Config. Nothing is required here, so that Validate
@@ -46,6 +48,9 @@ type file struct {
 	Socket        string   `hcl:"socket,optional"`
 	Shim          string   `hcl:"shim,optional"`
 	Checkpoint    *string  `hcl:"checkpoint"`
+
+	Images    *imagesFile    `hcl:"images,block"`
+	Isolation *isolationFile `hcl:"isolation,block"`
 }
 
 // Default returns what a configuration file need not say.
@@ -54,7 +59,10 @@ func Default() Config {
 	if err != nil {
 		host = "" // Validate asks for one
 	}
-	return Config{Host: host, Class: "crowd", Runtimes: []string{"runc"}, Checkpoint: 2 * time.Second}
+	return Config{
+		Host: host, Class: "crowd", Runtimes: []string{"runc"}, Checkpoint: 2 * time.Second,
+		Images: defaultImages(), Isolation: defaultIsolation(),
+	}
 }
 
 // Load reads a configuration file. What it doesn't say is as in Default. The
@@ -81,6 +89,8 @@ func Load(path string) (Config, error) {
 	if f.Runtimes != nil {
 		cfg.Runtimes = f.Runtimes
 	}
+	cfg.Images.read(f.Images, &faults)
+	cfg.Isolation.read(f.Isolation, &faults)
 	if f.Checkpoint != nil {
 		if cfg.Checkpoint, err = time.ParseDuration(*f.Checkpoint); err != nil {
 			faults.add("checkpoint: must be a duration such as \"2s\" (got %q)", *f.Checkpoint)
@@ -99,6 +109,9 @@ func Load(path string) (Config, error) {
 func (c *Config) setPaths() {
 	if c.Socket == "" && filepath.IsAbs(c.DataDir) {
 		c.Socket = filepath.Join(c.DataDir, "hostd.sock")
+	}
+	if c.Images.CacheDir == "" && filepath.IsAbs(c.DataDir) {
+		c.Images.CacheDir = filepath.Join(c.DataDir, "images")
 	}
 }
 
@@ -159,5 +172,10 @@ func (c *Config) validate() Faults {
 	if c.Checkpoint < checkpointMin || c.Checkpoint > checkpointMax {
 		bad("checkpoint: must be from %v to %v (got %v)", checkpointMin, checkpointMax, c.Checkpoint)
 	}
+	if filepath.IsAbs(c.DataDir) || c.Images.CacheDir != "" { // it follows from data_dir
+		store := c.store()
+		store.Validate(bad)
+	}
+	c.Isolation.validate(bad)
 	return faults
 }

@@ -34,6 +34,7 @@ servers  = ["https://s1:7433", "https://s2:7433"]
 	want := Default()
 	want.DataDir, want.Socket = "/var/lib/joule", "/var/lib/joule/hostd.sock"
 	want.Servers = []string{"https://s1:7433", "https://s2:7433"}
+	want.Images.CacheDir = "/var/lib/joule/images"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("least configuration (-want +got):\n%s", diff)
 	}
@@ -49,6 +50,21 @@ allow_host_root = true
 socket          = "/run/joule.sock"
 shim            = "/opt/joule-shim"
 checkpoint      = "500ms"
+images {
+  cache_dir           = "/big/images"
+  cache_limit         = "500MiB"
+  auth_file           = "/etc/joule/registries.json"
+  registries          = ["docker.io", "127.0.0.1:5000"]
+  insecure_registries = ["127.0.0.1:5000"]
+  local_dirs          = ["/srv/images"]
+}
+isolation {
+  user_namespace = "required"
+  seccomp        = "off"
+  cap_allow      = ["chown", "CAP_NET_RAW"]
+  pids_max       = 100
+  cpu_hard_limit = true
+}
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +73,9 @@ checkpoint      = "500ms"
 		DataDir: "/d", Host: "dc-1", Servers: []string{"http://127.0.0.1:7433"}, CAFile: "/etc/joule/ca.pem", Class: "datacenter",
 		Runtimes: []string{"runsc", "/opt/runc"}, AllowHostRoot: true, Socket: "/run/joule.sock", Shim: "/opt/joule-shim",
 		Checkpoint: 500 * time.Millisecond,
+		Images: Images{CacheDir: "/big/images", CacheLimit: 500 << 20, AuthFile: "/etc/joule/registries.json",
+			Registries: []string{"docker.io", "127.0.0.1:5000"}, Insecure: []string{"127.0.0.1:5000"}, LocalDirs: []string{"/srv/images"}},
+		Isolation: Isolation{UserNamespace: "required", Seccomp: "off", CapAllow: []string{"CAP_CHOWN", "CAP_NET_RAW"}, PidsMax: 100, CPUHardLimit: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("full configuration (-want +got):\n%s", diff)
@@ -100,6 +119,14 @@ func TestConfigFaults(t *testing.T) {
 		{`checkpoint = "2m"`, []string{`checkpoint: must be from 10ms to 1m0s (got 2m0s)`}},
 		{`colour = "red"`, []string{`colour: hostd.hcl:`, `not expected here`}},
 		{"pool {\n}", []string{`pool: hostd.hcl:`, `not expected here`}},
+		{"images {\n  cache_dir = \"images\"\n}", []string{`images.cache_dir: must be an absolute path (got "images")`}},
+		{"images {\n  cache_limit = \"lots\"\n}", []string{`images.cache_limit: must be a size such as "20GiB" (got "lots")`}},
+		{"images {\n  cache_limit = \"1MiB\"\n}", []string{`images.cache_limit: must be at least 64 MiB`}},
+		{"images {\n  auth_file = \"auth\"\n}", []string{`images.auth_file: must be an absolute path (got "auth")`}},
+		{"images {\n  registries = [\"https://x\"]\n  local_dirs = [\"here\"]\n}", []string{`images.registries[0]: `, `"https://x"`, `images.local_dirs[0]: `, `"here"`}},
+		{"images {\n  colour = \"red\"\n}", []string{`hostd.hcl:`, `colour`}},
+		{"isolation {\n  user_namespace = \"maybe\"\n  seccomp = \"yes\"\n}", []string{`isolation.user_namespace: `, `"maybe"`, `isolation.seccomp: `, `"yes"`}},
+		{"isolation {\n  cap_allow = [\"fly\"]\n  pids_max = 0\n}", []string{`isolation.cap_allow[0]: not a capability (got "fly")`, `isolation.pids_max: must be from 1`}},
 	} {
 		t.Run(tc.line, func(t *testing.T) {
 			valid := []string{`data_dir = "/d"`, `servers = ["https://s1:7433"]`}

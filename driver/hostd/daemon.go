@@ -65,6 +65,10 @@ func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log 
 		return err
 	}
 	defer held.Close()
+	if err := r.Open(log); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
 	key, err := hostKey(cfg.DataDir)
 	if err != nil {
 		return err
@@ -110,6 +114,9 @@ func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log 
 	defer d.cancel(nil)
 	if err := d.load(); err != nil {
 		return errors.Join(err, srv.close())
+	}
+	if err := r.Sweep(func(id string) bool { _, err := os.Lstat(filepath.Join(d.tasksDir(), id)); return err == nil }); err != nil {
+		log.Error("roots of tasks that are no more can't all be removed", "error", err)
 	}
 	d.wg.Go(func() { d.sessions.Run(d.ctx) })
 	d.wg.Go(func() { d.todos.run(d.ctx) })
@@ -305,6 +312,9 @@ func (d *daemon) info(ctx context.Context) *hostapi.HostInfo {
 		Class:           d.cfg.Class,
 		Cgroup:          r.Cgroup,
 		Runtimes:        r.Runtimes,
+		RuntimeFaults:   r.Faults,
+		HostRoot:        d.cfg.AllowHostRoot,
+		Isolation:       r.Isolation,
 		Problems:        d.problems(r),
 		SpoolRecords:    d.spool.Count(),
 		Tasks:           len(d.list()),

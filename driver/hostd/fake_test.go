@@ -63,9 +63,13 @@ func monoNow() int64 {
 	return ts.Nano()
 }
 
+func (r *fakeRunner) Open(*slog.Logger) error       { return nil }
+func (r *fakeRunner) Sweep(func(string) bool) error { return nil }
+func (r *fakeRunner) Close() error                  { return nil }
+
 func (r *fakeRunner) Check(*hostapi.StartRequest, string) error { return r.check }
 
-func (r *fakeRunner) Launch(_ context.Context, dir, id string, _ *hostapi.StartRequest) (proc, error) {
+func (r *fakeRunner) Launch(_ context.Context, dir, id string, _ *hostapi.StartRequest, _ func(string)) (proc, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.launch != nil {

@@ -48,7 +48,8 @@ type realRig struct {
 	logs   *lockedBuffer
 }
 
-func newRealRig(t *testing.T) *realRig {
+// newRealRig adds extra to hostd's configuration; RUNC in it is runc's path.
+func newRealRig(t *testing.T, extra ...string) *realRig {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -80,8 +81,12 @@ func newRealRig(t *testing.T) *realRig {
 	r.cfg.DataDir = filepath.Join(r.dir, "data")
 	r.cfg.setPaths()
 	r.config = filepath.Join(r.dir, "hostd.hcl")
-	text := fmt.Sprintf("data_dir = %q\nhost = \"h1\"\nservers = [%q]\nruntimes = [%q]\nshim = %q\nallow_host_root = true\ncheckpoint = \"100ms\"\n",
-		r.cfg.DataDir, r.srv.URL(), runc, shimPath)
+	more := strings.ReplaceAll(strings.Join(extra, ""), "RUNC", fmt.Sprintf("%q", runc))
+	if !strings.Contains(more, "runtimes =") {
+		more += fmt.Sprintf("runtimes = [%q]\n", runc)
+	}
+	text := fmt.Sprintf("data_dir = %q\nhost = \"h1\"\nservers = [%q]\nshim = %q\nallow_host_root = true\ncheckpoint = \"100ms\"\n%s",
+		r.cfg.DataDir, r.srv.URL(), shimPath, more)
 	if err := os.WriteFile(r.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

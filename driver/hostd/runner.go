@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,16 +15,23 @@ import (
 
 	"github.com/joulecloud/joule/driver/cgroup"
 	"github.com/joulecloud/joule/driver/hostapi"
+	"github.com/joulecloud/joule/driver/image"
 	"github.com/joulecloud/joule/driver/oci"
 	"github.com/joulecloud/joule/driver/shim"
 )
 
 // A runner runs tasks in processes that outlive hostd.
 type runner interface {
+	// Open makes the runner ready, with the data directory locked.
+	Open(log *slog.Logger) error
+	// Sweep removes what is left of tasks that has doesn't know.
+	Sweep(has func(containerID string) bool) error
+	Close() error
 	// Check reports every fault of the request, each with its field and value.
 	Check(req *hostapi.StartRequest, containerID string) error
-	// Launch starts the task's shim in dir. It returns before the task runs.
-	Launch(ctx context.Context, dir, containerID string, req *hostapi.StartRequest) (proc, error)
+	// Launch gets the task's image, if it has one, and starts its shim in dir. It
+	// returns before the task runs. note is told what a customer wants to know.
+	Launch(ctx context.Context, dir, containerID string, req *hostapi.StartRequest, note func(string)) (proc, error)
 	// Attach finds the shim of dir again; shim.ErrNotLaunched if there was none.
 	Attach(dir string) (proc, error)
 	// Discard removes what a launch left that got no further than its bundle.
@@ -36,7 +44,9 @@ type runner interface {
 type runnerInfo struct {
 	Cgroup   string
 	Runtimes map[string]string // name → version
+	Faults   map[string]string // runtimes that don't work: name → why
 	Problems []string          // why no task can run
+	hostapi.Isolation
 }
 
 // A proc is a shim and the task it holds. See shim.Proc.
@@ -59,16 +69,60 @@ const infoMaxAge = 15 * time.Second
 
 // shimRunner runs tasks with joule-shim and an OCI runtime.
 type shimRunner struct {
-	cfg Config
+	cfg       Config
+	images    *image.Store // nil: imagesErr says why
+	imagesErr error
+	idsErr    error // why tasks can't have user namespaces
 
 	mu    sync.Mutex
 	info  runnerInfo
-	first oci.Found // the runtime that new tasks get
+	tried map[string]trial // by the name in the configuration
+	found []oci.Found      // those that work, the default one first
 	shim  string
 	at    time.Time
 }
 
-func newShimRunner(cfg Config) *shimRunner { return &shimRunner{cfg: cfg} }
+func newShimRunner(cfg Config) *shimRunner {
+	return &shimRunner{cfg: cfg, tried: map[string]trial{}, imagesErr: errors.New("the image cache isn't open"), idsErr: errors.New("the image cache isn't open")}
+}
+
+// Open implements runner. Without an image cache, tasks without images run.
+func (r *shimRunner) Open(log *slog.Logger) error {
+	if err := os.MkdirAll(r.cfg.runDir(), 0o711); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	if r.images, r.imagesErr = image.Open(r.cfg.store(), log); r.imagesErr != nil {
+		log.Error("image cache can't be opened: tasks with images are refused", "error", r.imagesErr)
+		return nil
+	}
+	switch {
+	case r.cfg.Isolation.UserNamespace == demandOff:
+		r.idsErr = errors.New("isolation.user_namespace is \"off\"")
+	default:
+		// Layers are on a disk, Nomad's secrets on a tmpfs.
+		r.idsErr = errors.Join(image.CanMapIDs(r.cfg.Images.CacheDir), image.CanMapIDs("/dev/shm"))
+	}
+	return nil
+}
+
+// Sweep implements runner.
+func (r *shimRunner) Sweep(has func(string) bool) error {
+	if r.images == nil {
+		return nil
+	}
+	return r.images.Sweep(has)
+}
+
+// Close implements runner.
+func (r *shimRunner) Close() error {
+	if r.images == nil {
+		return nil
+	}
+	// Removed where no task's root is in it.
+	_ = os.Remove(filepath.Join(r.cfg.runDir(), "roots"))
+	_ = os.Remove(r.cfg.runDir())
+	return r.images.Close()
+}
 
 // Info implements runner.
 func (r *shimRunner) Info(ctx context.Context) runnerInfo {
@@ -82,33 +136,38 @@ func (r *shimRunner) Info(ctx context.Context) runnerInfo {
 
 // look finds out what works. The caller holds mu.
 func (r *shimRunner) look(ctx context.Context) {
-	info := runnerInfo{Runtimes: map[string]string{}}
+	info := runnerInfo{Runtimes: map[string]string{}, Faults: map[string]string{}}
 	problem := func(err error) { info.Problems = append(info.Problems, err.Error()) }
 	host, err := cgroup.Detect(cgroup.DefaultRoot)
-	hybrid := false
 	if err != nil {
 		problem(err)
 	} else {
 		info.Cgroup = string(host.Mode)
-		hybrid = host.Mode == cgroup.Hybrid
 	}
 	if os.Geteuid() != 0 {
 		problem(fmt.Errorf("hostd runs as uid %d: it needs root to run tasks", os.Geteuid()))
 	}
-	found, err := oci.FindRuntimes(ctx, r.cfg.Runtimes, hybrid)
-	r.first = oci.Found{}
-	for i, f := range found {
-		if i == 0 {
-			r.first = f
+	if r.shim, err = findShim(r.cfg.Shim); err != nil {
+		problem(err)
+	}
+	r.found = nil
+	var faults []error
+	for _, name := range r.cfg.Runtimes {
+		f := r.try(ctx, name, host)
+		if f.Err != nil {
+			info.Faults[f.Name] = f.Err.Error()
+			faults = append(faults, fmt.Errorf("runtime %q: %w", name, f.Err))
+			continue
 		}
+		if len(r.found) == 0 {
+			info.Isolation = hostapi.Isolation{UserNamespace: r.mapsIDs(f), Seccomp: f.Seccomp && r.cfg.Isolation.Seccomp != demandOff, OwnKernel: f.OwnKernel}
+		}
+		r.found = append(r.found, f)
 		info.Runtimes[f.Name] = f.Version
 	}
 	// One runtime that works is enough.
-	if len(found) == 0 {
-		problem(err)
-	}
-	if r.shim, err = findShim(r.cfg.Shim); err != nil {
-		problem(err)
+	if len(r.found) == 0 {
+		problem(errors.Join(faults...))
 	}
 	r.info = info
 	if ctx.Err() == nil {
@@ -139,66 +198,33 @@ func findShim(configured string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// Check implements runner.
-func (r *shimRunner) Check(req *hostapi.StartRequest, containerID string) error {
-	t, _, err := ociTask(req, containerID)
-	if err != nil {
-		return err
-	}
-	return t.Validate()
-}
-
-// ociTask is the request in the words of package oci.
-func ociTask(req *hostapi.StartRequest, containerID string) (*oci.Task, *cgroup.Group, error) {
-	host, err := cgroup.Detect(cgroup.DefaultRoot)
-	if err != nil {
-		return nil, nil, err
-	}
-	group, err := host.Group(containerID)
-	if err != nil {
-		return nil, nil, err
-	}
-	t := &oci.Task{
-		Args:        append([]string{req.Command}, req.Args...),
-		Env:         req.Env,
-		User:        req.User,
-		WorkDir:     req.WorkDir,
-		Hostname:    req.Hostname,
-		NetworkPath: req.NetworkPath,
-		CgroupPath:  group.OCIPath(),
-		CPUShares:   uint64(max(req.CPUShares, 0)),
-		MemoryBytes: max(req.MemoryMiB, req.MemoryMax) << 20,
-	}
-	for _, m := range []oci.Mount{
-		{Source: req.AllocDir, Target: "/alloc"},
-		{Source: req.LocalDir, Target: "/local"},
-		{Source: req.SecretsDir, Target: "/secrets"},
-	} {
-		if m.Source != "" {
-			t.Mounts = append(t.Mounts, m)
-		}
-	}
-	for _, m := range req.Mounts {
-		t.Mounts = append(t.Mounts, oci.Mount{Source: m.HostPath, Target: m.TaskPath, ReadOnly: m.ReadOnly})
-	}
-	return t, group, nil
-}
-
 // Launch implements runner.
-func (r *shimRunner) Launch(ctx context.Context, dir, containerID string, req *hostapi.StartRequest) (proc, error) {
-	r.mu.Lock()
-	if r.first.Path == "" || r.shim == "" {
-		r.look(ctx)
-	}
-	runtime, shimPath, problems := r.first, r.shim, r.info.Problems
-	r.mu.Unlock()
-	if runtime.Path == "" || shimPath == "" {
-		return nil, fmt.Errorf("this host can't run tasks: %v", problems)
-	}
-	t, group, err := ociTask(req, containerID)
+func (r *shimRunner) Launch(ctx context.Context, dir, containerID string, req *hostapi.StartRequest, note func(string)) (proc, error) {
+	runtime, err := r.choose(ctx, req.Runtime)
 	if err != nil {
 		return nil, err
 	}
+	t, group, err := r.ociTask(req, containerID)
+	if err != nil {
+		return nil, err
+	}
+	t.Seccomp = runtime.Seccomp && !runtime.OwnKernel && r.cfg.Isolation.Seccomp != demandOff
+	if req.Image != "" {
+		if err := r.prepare(ctx, dir, containerID, req, t, runtime, note); err != nil {
+			return nil, err
+		}
+	}
+	p, err := r.launch(ctx, dir, containerID, req, t, group, runtime)
+	if err != nil && req.Image != "" {
+		err = errors.Join(err, r.images.Unmount(containerID))
+	}
+	return p, err
+}
+
+func (r *shimRunner) launch(ctx context.Context, dir, containerID string, req *hostapi.StartRequest, t *oci.Task, group *cgroup.Group, runtime oci.Found) (proc, error) {
+	r.mu.Lock()
+	shimPath := r.shim
+	r.mu.Unlock()
 	bundle := filepath.Join(dir, shim.BundleDir)
 	if err := (oci.Host{Root: "/"}).WriteBundle(bundle, t); err != nil {
 		return nil, err
@@ -215,11 +241,11 @@ func (r *shimRunner) Launch(ctx context.Context, dir, containerID string, req *h
 	if err != nil {
 		// The next launch looks again: a binary may have been removed.
 		r.mu.Lock()
-		r.at, r.first, r.shim = time.Time{}, oci.Found{}, ""
+		r.at, r.found, r.tried = time.Time{}, nil, map[string]trial{}
 		r.mu.Unlock()
 		return nil, err
 	}
-	return shimProc{p}, nil
+	return shimProc{p, r.images, filepath.Base(dir)}, nil
 }
 
 // Attach implements runner.
@@ -228,16 +254,32 @@ func (r *shimRunner) Attach(dir string) (proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	return shimProc{p}, nil
+	return shimProc{p, r.images, filepath.Base(dir)}, nil
 }
 
 // Discard implements runner.
 func (r *shimRunner) Discard(dir string) error {
-	return oci.RemoveBundle(filepath.Join(dir, shim.BundleDir))
+	err := oci.RemoveBundle(filepath.Join(dir, shim.BundleDir))
+	if r.images != nil {
+		err = errors.Join(err, r.images.Unmount(filepath.Base(dir)))
+	}
+	return err
 }
 
-// shimProc adds to a shim's process what is read past it.
-type shimProc struct{ *shim.Proc }
+// shimProc adds to a shim's process what is read past it, and its root.
+type shimProc struct {
+	*shim.Proc
+	images *image.Store // may be nil
+	id     string       // the container's
+}
+
+// Cleanup implements proc.
+func (p shimProc) Cleanup(ctx context.Context) error {
+	if err := p.Proc.Cleanup(ctx); err != nil || p.images == nil {
+		return err
+	}
+	return p.images.Unmount(p.id)
+}
 
 // Stats implements proc.
 func (p shimProc) Stats() hostapi.Stats {

@@ -71,8 +71,8 @@ func (d *daemon) startTask(ctx context.Context, req *hostapi.StartRequest) (*hos
 
 // admit refuses what can't be run before anything is written or asked.
 func (d *daemon) admit(req *hostapi.StartRequest) error {
-	if !d.cfg.AllowHostRoot {
-		return apiError(hostapi.ErrRefused, "the supplier of host %q doesn't allow tasks on the host's own root file system (allow_host_root is false in its hostd configuration), and tasks without one can't be run yet", d.cfg.Host)
+	if req.Image == "" && !d.cfg.AllowHostRoot {
+		return apiError(hostapi.ErrRefused, "image: must not be empty: the supplier of host %q doesn't allow tasks on the host's own root file system (allow_host_root is false in its hostd configuration)", d.cfg.Host)
 	}
 	if err := d.runner.Check(req, hostapi.ContainerID(req.ID)); err != nil {
 		return apiError(hostapi.ErrInvalid, "%v", err)
@@ -87,7 +87,7 @@ func validateStart(req *hostapi.StartRequest) error {
 		{"id", req.ID}, {"alloc_id", req.AllocID}, {"task", req.Task}, {"invocation", req.Invocation}, {"command", req.Command},
 	} {
 		switch {
-		case f.v == "":
+		case f.v == "" && (f.name != "command" || req.Image == ""):
 			bad("%s: must not be empty", f.name)
 		case strings.ContainsRune(f.v, 0):
 			bad("%s: must not hold a NUL byte (got %q)", f.name, f.v)
@@ -96,7 +96,8 @@ func validateStart(req *hostapi.StartRequest) error {
 	for _, f := range []struct {
 		name string
 		v    int64
-	}{{"cpu_shares", req.CPUShares}, {"memory_mib", req.MemoryMiB}, {"memory_max_mib", req.MemoryMax}} {
+	}{{"cpu_shares", req.CPUShares}, {"memory_mib", req.MemoryMiB}, {"memory_max_mib", req.MemoryMax},
+		{"image_pull_timeout_ms", req.PullMs}, {"pids_limit", req.PidsLimit}, {"cpu_milli", req.CPUMilli}} {
 		if f.v < 0 || f.v > 64<<20 {
 			bad("%s: must be from 0 to %d (got %d)", f.name, 64<<20, f.v)
 		}
@@ -195,7 +196,7 @@ func (t *task) launch(ctx context.Context) (proc, error) {
 	}
 	begun := make(chan error, 1)
 	t.d.wg.Go(func() { begun <- t.d.spool.Put(spool.Update{Lease: rec.Grant.Lease, State: state}) })
-	p, err := t.d.runner.Launch(ctx, t.dir, rec.ContainerID, &rec.Request)
+	p, err := t.d.runner.Launch(ctx, t.dir, rec.ContainerID, &rec.Request, t.note)
 	if err != nil {
 		return nil, errors.Join(err, <-begun)
 	}

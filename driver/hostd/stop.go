@@ -110,7 +110,11 @@ func (t *task) stopOnce(grace time.Duration) {
 
 // stopTask serves a stop. It goes on when the caller goes away.
 func (d *daemon) stopTask(ctx context.Context, id string, req *hostapi.StopRequest) (*hostapi.TaskStatus, error) {
-	sig, err := parseSignal(req.Signal)
+	name := req.Signal
+	if name == "" {
+		name = stopSignal(d.taskDir(id))
+	}
+	sig, err := parseSignal(name)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ type task struct {
 	started *shim.Started // nil before the task runs
 	exit    *hostapi.Exit // nil before it has exited
 	endedAt time.Time
+	notes   []string // see hostapi.TaskStatus
 
 	// meterMu orders the lease's records: it is held from a reading until the
 	// record with it is spooled.
@@ -119,7 +121,7 @@ func (t *task) hasExited() bool {
 func (t *task) status() *hostapi.TaskStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st := &hostapi.TaskStatus{ID: t.id, State: hostapi.StateStarting, ContainerID: t.rec.ContainerID}
+	st := &hostapi.TaskStatus{ID: t.id, State: hostapi.StateStarting, ContainerID: t.rec.ContainerID, Notes: slices.Clone(t.notes)}
 	if t.rec.Grant != nil {
 		st.LeaseID = uint64(t.rec.Grant.Lease)
 	}
@@ -136,6 +138,19 @@ func (t *task) status() *hostapi.TaskStatus {
 		st.State, st.Exit, st.CompletedAt = hostapi.StateExited, &e, t.endedAt
 	}
 	return st
+}
+
+// notesMax bounds what is kept of a start: Nomad keeps ten events of a task.
+const notesMax = 8
+
+// note keeps a word for the customer on what happens before the task runs.
+func (t *task) note(text string) {
+	t.log.Info("note", "text", text)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.notes) < notesMax {
+		t.notes = append(t.notes, text)
+	}
 }
 
 // meterState is what the spool keeps for a lease beside its chain. It is

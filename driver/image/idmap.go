@@ -28,6 +28,9 @@ const (
 	idsRanges = 4096
 )
 
+// ProbeIDs is the first id of a range that no task gets.
+const ProbeIDs = idsFirst + idsRanges*IDsPerTask
+
 // takeIDs takes a range that no task on this machine has, whichever cache its
 // root is of: dir is shared by all. It is freed by freeIDs.
 func takeIDs(dir, owner string) (IDs, error) {
@@ -117,6 +120,11 @@ func bindMapped(source, target string, ns *os.File, attrs uint64) error {
 		return fmt.Errorf("mount %q at %q: %w", source, target, err)
 	}
 	return nil
+}
+
+// BindSys mounts the host's sysfs, alone and read-only, at a directory.
+func BindSys(at string) error {
+	return bindMapped("/sys", at, nil, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_RDONLY)
 }
 
 // CanMapIDs says whether the file system of a directory can be seen through a

@@ -20,8 +20,8 @@ import (
 type Request struct {
 	Ref     Ref
 	TaskDir string // what a relative path of the reference lies in; "": none is allowed
-	// Progress is told how far the pull is: when it begins to fetch, and every
-	// second. It must not block. nil: nobody asks.
+	// Progress is told how far the pull is, every second while it fetches. It must
+	// not block. nil: nobody asks.
 	Progress func(Progress)
 }
 

@@ -284,10 +284,8 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Validate reports every fault, each with its field and value.
-func (c *Config) Validate() error {
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+// Validate tells bad of every fault: "field: what is wrong (got value)".
+func (c *Config) Validate(bad func(format string, args ...any)) {
 	if !filepath.IsAbs(c.Dir) {
 		bad("images.cache_dir: must be an absolute path (got %q)", c.Dir)
 	}
@@ -312,7 +310,6 @@ func (c *Config) Validate() error {
 			bad("images.local_dirs[%d]: must be an absolute path (got %q)", i, d)
 		}
 	}
-	return errors.Join(errs...)
 }
 
 const limitMin = 64 << 20

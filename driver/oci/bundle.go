@@ -29,7 +29,7 @@ func (h Host) WriteBundle(dir string, t *Task) error {
 			return err
 		}
 	}
-	root := filepath.Join(dir, rootfsDir)
+	root := filepath.Join(dir, rootfsDir) // nothing is in it where the task has an image
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
 	}

@@ -229,7 +229,7 @@ func TestPlainErrors(t *testing.T) {
 	}
 }
 
-func TestFindRuntimes(t *testing.T) {
+func TestFindRuntime(t *testing.T) {
 	dir := t.TempDir()
 	script := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -238,24 +238,28 @@ func TestFindRuntimes(t *testing.T) {
 		}
 		return path
 	}
-	runc := script("runc", "echo runc version 1.1.5+ds1\necho commit: x\necho spec: 1.0.2-dev\n")
-	script("crun", "echo crun version 1.8.1\n")
+	runc := script("runc", "[ $1 = --version ] || exit 1; echo runc version 1.1.5+ds1\necho commit: x\necho spec: 1.0.2-dev\n")
+	script("crun", "[ $1 = --version ] || exit 1; echo crun version 1.8.1; echo +SYSTEMD +SELINUX +SECCOMP\n")
 	broken := script("broken", "exit 3\n")
 	t.Setenv("PATH", dir+":/bin:/usr/bin")
-	got, err := FindRuntimes(t.Context(), []string{"runc", "crun", "no-such-runtime", broken}, true)
-	if diff := cmp.Diff([]Found{{"runc", runc, "1.1.5+ds1"}}, got); diff != "" {
-		t.Errorf("found (-want +got):\n%s", diff)
-	}
-	if err == nil {
-		t.Fatal("got no error")
-	}
-	for _, want := range []string{`runtime "crun": crun refuses`, `runtime "no-such-runtime": executable file not found`, "broken"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("got no %q in:\n%v", want, err)
+	for _, tt := range []struct {
+		name string
+		want Found
+		err  string
+	}{
+		{"runc", Found{Name: "runc", Path: runc, Version: "1.1.5+ds1"}, ""},
+		{"crun", Found{Name: "crun", Path: filepath.Join(dir, "crun"), Version: "1.8.1", Seccomp: true}, ""},
+		{"no-such-runtime", Found{Name: "no-such-runtime"}, "executable file not found"},
+		{broken, Found{Name: "broken", Path: broken}, "exit status 3"},
+	} {
+		got := FindRuntime(t.Context(), tt.name, nil)
+		if (got.Err == nil) != (tt.err == "") || got.Err != nil && !strings.Contains(got.Err.Error(), tt.err) {
+			t.Errorf("%s: got %v, want %q", tt.name, got.Err, tt.err)
 		}
-	}
-	if got, err := FindRuntimes(t.Context(), []string{"crun"}, false); err != nil || len(got) != 1 {
-		t.Errorf("crun on a v2 host: got %v %v", got, err)
+		got.Err = nil
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
 	}
 }
 

@@ -102,7 +102,19 @@ func (s stdio) Set(cmd *exec.Cmd) {
 
 // Create implements Runtime. Its error holds the runtime's own message.
 func (r *Runc) Create(ctx context.Context, opt CreateOptions) error {
-	err := r.client(opt.LogFile).Create(ctx, opt.ID, opt.Bundle, &runc.CreateOpts{
+	// Were both nil, go-runc would read from a pipe that the container keeps open.
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("create container: %w", err)
+	}
+	defer null.Close()
+	if opt.Stdout == nil {
+		opt.Stdout = null
+	}
+	if opt.Stderr == nil {
+		opt.Stderr = null
+	}
+	err = r.client(opt.LogFile).Create(ctx, opt.ID, opt.Bundle, &runc.CreateOpts{
 		IO:      stdio{opt.Stdin, opt.Stdout, opt.Stderr},
 		PidFile: opt.PidFile,
 	})
@@ -224,52 +236,6 @@ func (r *Runc) ExecArgs(id string, opt ExecOptions) []string {
 		args = append(args, "--user", opt.User)
 	}
 	return append(append(args, id), opt.Args...)
-}
-
-// Found is a runtime that works here.
-type Found struct {
-	Name, Path, Version string
-}
-
-// versionTimeout bounds the question for a runtime's version.
-const versionTimeout = 10 * time.Second
-
-// FindRuntimes looks for runtimes by name, on PATH, or by absolute path, and
-// asks each for its version. The error says why the others can't be used. hybrid
-// says that the host has a hybrid cgroup hierarchy.
-func FindRuntimes(ctx context.Context, names []string, hybrid bool) ([]Found, error) {
-	var found []Found
-	var errs []error
-	for _, name := range names {
-		f, err := findRuntime(ctx, name, hybrid)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("runtime %q: %w", name, err))
-			continue
-		}
-		found = append(found, f)
-	}
-	return found, errors.Join(errs...)
-}
-
-func findRuntime(ctx context.Context, name string, hybrid bool) (Found, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return Found{}, errors.Unwrap(err)
-	}
-	if path, err = filepath.Abs(path); err != nil {
-		return Found{}, err
-	}
-	base := filepath.Base(path)
-	if base == "crun" && hybrid {
-		return Found{}, errors.New("crun refuses hosts with a hybrid cgroup hierarchy; use runc, or boot with systemd.unified_cgroup_hierarchy=1")
-	}
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	v, err := NewRunc(path, "").Version(ctx)
-	if err != nil {
-		return Found{}, err
-	}
-	return Found{Name: base, Path: path, Version: v}, nil
 }
 
 // execFIFO is where runc's first process waits for the start.

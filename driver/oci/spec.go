@@ -18,7 +18,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // Task is what to run.
@@ -32,10 +31,29 @@ type Task struct {
 	NetworkPath string // a network namespace to join; "": the host's
 	CgroupPath  string // see cgroup.Group.OCIPath
 	CPUShares   uint64 // 0: the default
+	CPUMilli    int64  // hard limit in 1/1000 core; 0: none
 	MemoryBytes int64  // hard limit; 0: none
+	MemorySoft  int64  // what is left to the task when memory is short; 0: no promise
+	NoSwap      bool   // the hard limit includes swap; only where the host's kernel counts it
+	OOMGroup    bool   // want of memory kills all of the task; only on v2 hosts
 	PidsMax     int64  // 0: PidsMaxDefault
 	// Edit changes the finished spec, as for devices; nil: nothing.
 	Edit func(*specs.Spec) error
+
+	Root         *Root    // an image's root; nil: the host's own programs, read-only
+	Capabilities []string // "CAP_…"; nil: DefaultCapabilities. See Capabilities
+	Ulimits      []Ulimit // further ones, and others for those that every task has
+	Seccomp      bool     // filter system calls; only where the runtime can
+}
+
+// Root is the root file system that was made of an image for one task.
+type Root struct {
+	Dir      string
+	ReadOnly bool
+	// FirstID is the host's id that is the task's 0, in a user namespace of
+	// IDs ids; 0: no user namespace.
+	FirstID, IDs uint32
+	Sys          string // what is mounted as /sys, read-only; "": a sysfs of its own
 }
 
 // Mount is a bind mount into the task.
@@ -50,18 +68,15 @@ const PidsMaxDefault = 32768
 
 const pathDefault = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// capabilities are those that Nomad grants a task by default.
-var capabilities = []string{
-	"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
-	"CAP_NET_BIND_SERVICE", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
-}
-
-// maskedPaths are runc's and Docker's, and the host's own secrets: its /etc is
-// visible to tasks.
+// maskedPaths are runc's and Docker's.
 var maskedPaths = []string{
 	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 	"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 	"/sys/devices/virtual/powercap", "/sys/firmware",
+}
+
+// hostSecrets are masked besides where a task sees the host's own /etc.
+var hostSecrets = []string{
 	"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d",
 	"/etc/ssh", "/etc/ssl/private", "/etc/joule", "/etc/nomad.d", "/etc/nomad", "/etc/consul.d", "/etc/vault.d",
 }
@@ -72,7 +87,10 @@ var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 var hostDirs = []string{"/bin", "/etc", "/lib", "/lib32", "/lib64", "/sbin", "/usr"}
 
 // reserved are the targets that mounts may not cover.
-var reserved = append([]string{"/", "/dev", "/proc", "/run", "/sys", "/tmp"}, hostDirs...)
+var reserved = []string{"/", "/dev", "/proc", "/sys"}
+
+// hostReserved are those of a task on the host's own root.
+var hostReserved = append([]string{"/run", "/tmp"}, hostDirs...)
 
 // Host is what of the host a bundle depends on.
 type Host struct {
@@ -103,7 +121,7 @@ func (t *Task) Validate() error {
 		switch target := path.Clean(m.Target); {
 		case !path.IsAbs(m.Target):
 			bad("mounts[%d].task_path: must be absolute (got %q)", i, m.Target)
-		case slices.Contains(reserved, target) || strings.HasPrefix(target, "/proc/") || strings.HasPrefix(target, "/sys/"):
+		case slices.Contains(reserved, target) || t.Root == nil && slices.Contains(hostReserved, target) || strings.HasPrefix(target, "/proc/") || strings.HasPrefix(target, "/sys/"):
 			bad("mounts[%d].task_path: would cover the task's own %s (got %q)", i, target, m.Target)
 		}
 		if !filepath.IsAbs(m.Source) {
@@ -124,6 +142,14 @@ func (t *Task) Validate() error {
 	if t.PidsMax < 0 {
 		bad("pids limit: must not be negative (got %d)", t.PidsMax)
 	}
+	if t.CPUMilli < 0 {
+		bad("cpu limit: must not be negative (got %d)", t.CPUMilli)
+	}
+	for i, u := range t.Ulimits {
+		if err := u.check(); err != nil {
+			bad("ulimit[%d]: %w", i, err)
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -133,11 +159,14 @@ func (h Host) spec(t *Task) (s *specs.Spec, links map[string]string, err error) 
 	if err := t.Validate(); err != nil {
 		return nil, nil, err
 	}
-	user, err := h.lookupUser(t.User)
-	if err != nil {
-		return nil, nil, err
+	var user specs.User
+	var mounts []specs.Mount
+	if t.Root != nil {
+		user, err = lookupImageUser(t.Root.Dir, t.User)
+		mounts = t.Root.mounts()
+	} else if user, err = h.lookupUser(t.User); err == nil {
+		mounts, links, err = h.rootMounts()
 	}
-	mounts, links, err := h.rootMounts()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -152,7 +181,7 @@ func (h Host) spec(t *Task) (s *specs.Spec, links map[string]string, err error) 
 		}
 		target := path.Clean(m.Target)
 		mounts = append(mounts, specs.Mount{Destination: target, Type: "bind", Source: m.Source, Options: opts})
-		if target == "/local" && t.WorkDir == "" {
+		if target == "/local" && t.WorkDir == "" && t.Root == nil {
 			workDir = target
 		}
 	}
@@ -176,38 +205,39 @@ func (h Host) spec(t *Task) (s *specs.Spec, links map[string]string, err error) 
 	if t.NetworkPath != "" {
 		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: t.NetworkPath})
 	}
-	pidsMax := t.PidsMax
-	if pidsMax == 0 {
-		pidsMax = PidsMaxDefault
-	}
-	resources := &specs.LinuxResources{
-		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
-		Pids:    &specs.LinuxPids{Limit: &pidsMax},
-	}
-	if t.CPUShares > 0 {
-		resources.CPU = &specs.LinuxCPU{Shares: &t.CPUShares}
-	}
-	if t.MemoryBytes > 0 {
-		resources.Memory = &specs.LinuxMemory{Limit: &t.MemoryBytes}
+	caps := t.Capabilities
+	if caps == nil {
+		caps = DefaultCapabilities
 	}
 	oom := oomScoreAdj()
-	return &specs.Spec{
+	s = &specs.Spec{
 		Version:  "1.0.2",
 		Hostname: t.Hostname,
 		Root:     &specs.Root{Path: "rootfs", Readonly: true},
 		Mounts:   mounts,
 		Process: &specs.Process{
 			User: user, Args: t.Args, Env: pairs, Cwd: workDir,
-			Capabilities:    &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
-			Rlimits:         rlimits(),
+			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			Rlimits:         rlimits(t.Ulimits),
 			NoNewPrivileges: true,
 			OOMScoreAdj:     &oom,
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: t.CgroupPath, Namespaces: namespaces, Resources: resources,
+			CgroupsPath: t.CgroupPath, Namespaces: namespaces, Resources: t.resources(),
 			MaskedPaths: maskedPaths, ReadonlyPaths: readonlyPaths, RootfsPropagation: "rslave",
 		},
-	}, links, nil
+	}
+	if t.Root != nil {
+		t.Root.apply(s)
+	} else {
+		s.Linux.MaskedPaths = slices.Concat(maskedPaths, hostSecrets)
+	}
+	if t.Seccomp {
+		if s.Linux.Seccomp, err = seccompProfile(s); err != nil {
+			return nil, nil, err
+		}
+	}
+	return s, links, nil
 }
 
 // rootMounts are the mounts that make a task's root of the host's.
@@ -251,20 +281,6 @@ func (h Host) rootMounts() (mounts []specs.Mount, links map[string]string, err e
 		}
 	}
 	return mounts, links, nil
-}
-
-// rlimits gives a task as many files as the host's limit allows us, and no core
-// dumps unless it asks. Nothing is raised: that takes CAP_SYS_RESOURCE.
-func rlimits() []specs.POSIXRlimit {
-	var out []specs.POSIXRlimit
-	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_CORE, &l); err == nil {
-		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_CORE", Soft: 0, Hard: l.Max})
-	}
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err == nil {
-		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Soft: l.Max, Hard: l.Max})
-	}
-	return out
 }
 
 // oomScoreAdj keeps a task from being spared because its shim is: 0, or what we

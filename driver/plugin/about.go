@@ -49,10 +49,20 @@ func configSpec() *hclspec.Spec {
 // taskConfigSpec is the config block of a customer's task.
 func taskConfigSpec() *hclspec.Spec {
 	return hclspec.NewObject(map[string]*hclspec.Spec{
-		"command":  hclspec.NewAttr("command", "string", true),
-		"args":     hclspec.NewAttr("args", "list(string)", false),
-		"work_dir": hclspec.NewAttr("work_dir", "string", false),
-		"budget":   hclspec.NewAttr("budget", "string", false),
+		"image":              hclspec.NewAttr("image", "string", false),
+		"image_pull_timeout": hclspec.NewAttr("image_pull_timeout", "string", false),
+		"entrypoint":         hclspec.NewAttr("entrypoint", "list(string)", false),
+		"command":            hclspec.NewAttr("command", "string", false),
+		"args":               hclspec.NewAttr("args", "list(string)", false),
+		"runtime":            hclspec.NewAttr("runtime", "string", false),
+		"readonly_rootfs":    hclspec.NewAttr("readonly_rootfs", "bool", false),
+		"cap_add":            hclspec.NewAttr("cap_add", "list(string)", false),
+		"cap_drop":           hclspec.NewAttr("cap_drop", "list(string)", false),
+		"ulimit":             hclspec.NewBlockAttrs("ulimit", "string", false),
+		"pids_limit":         hclspec.NewAttr("pids_limit", "number", false),
+		"cpu_hard_limit":     hclspec.NewAttr("cpu_hard_limit", "bool", false),
+		"work_dir":           hclspec.NewAttr("work_dir", "string", false),
+		"budget":             hclspec.NewAttr("budget", "string", false),
 		"max_price": hclspec.NewBlock("max_price", false, hclspec.NewObject(map[string]*hclspec.Spec{
 			"base":   hclspec.NewAttr("base", "string", false),
 			"cpu":    hclspec.NewAttr("cpu", "string", false),

@@ -137,6 +137,31 @@ func TestTaskConfigDecodesFromHCL(t *testing.T) {
 		t.Errorf("task config (-want +got):\n%s", diff)
 	}
 	got = TaskConfig{}
+	parser.ParseHCL(t, `config {
+		image              = "registry.example/app:1"
+		image_pull_timeout = "10m"
+		entrypoint         = ["/e"]
+		args               = ["a"]
+		runtime            = "runsc"
+		readonly_rootfs    = true
+		cap_add            = ["net_raw"]
+		cap_drop           = ["all"]
+		pids_limit         = 100
+		cpu_hard_limit     = true
+		ulimit {
+			nofile = "1024:2048"
+			core   = "0"
+		}
+	}`, &got)
+	if diff := cmp.Diff(TaskConfig{Image: "registry.example/app:1", PullTimeout: "10m", Entrypoint: []string{"/e"}, Args: []string{"a"},
+		Runtime: "runsc", ReadOnlyRoot: true, CapAdd: []string{"net_raw"}, CapDrop: []string{"all"}, PidsLimit: 100, CPUHardLimit: true,
+		Ulimit: map[string]string{"nofile": "1024:2048", "core": "0"}}, got); diff != "" {
+		t.Errorf("image task config (-want +got):\n%s", diff)
+	}
+	if err := got.Validate(); err != nil {
+		t.Errorf("validate: %v", err)
+	}
+	got = TaskConfig{}
 	parser.ParseHCL(t, `config { command = "true" }`, &got)
 	if diff := cmp.Diff(TaskConfig{Command: "true"}, got); diff != "" {
 		t.Errorf("task config (-want +got):\n%s", diff)

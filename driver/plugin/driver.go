@@ -140,10 +140,12 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		return nil, nil, err
 	}
 	var st *hostapi.TaskStatus
-	err = d.ask(startTaskTimeout, func(ctx context.Context, c *hostapi.Client) (err error) {
+	told := d.tell(cfg, req)
+	err = d.ask(startTaskTimeout+time.Duration(req.PullMs)*time.Millisecond, func(ctx context.Context, c *hostapi.Client) (err error) {
 		st, err = c.Start(ctx, req)
 		return err
 	})
+	told(st)
 	switch {
 	case isCode(err, hostapi.ErrUnavailable):
 		d.abandon(cfg.ID)
@@ -399,5 +401,45 @@ func (d *Driver) emit(cfg *drivers.TaskConfig, message string, notes map[string]
 	})
 	if err != nil {
 		d.log.Debug("task event not sent", "task_id", cfg.ID, "message", message, "error", err)
+	}
+}
+
+// noteEvery is how often hostd is asked what a start is at.
+const noteEvery = time.Second
+
+// tell passes on, as task events, what hostd notes while it starts a task with an
+// image. The function that it returns ends that with the start's outcome.
+func (d *Driver) tell(cfg *drivers.TaskConfig, req *hostapi.StartRequest) func(*hostapi.TaskStatus) {
+	if req.Image == "" {
+		return func(*hostapi.TaskStatus) {}
+	}
+	seen := 0
+	emit := func(st *hostapi.TaskStatus) {
+		for ; st != nil && seen < len(st.Notes); seen++ {
+			d.emit(cfg, st.Notes[seen], map[string]string{"image": req.Image})
+		}
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(noteEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-d.ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if st, err := d.status(cfg.ID); err == nil {
+				emit(st)
+			}
+		}
+	}()
+	return func(st *hostapi.TaskStatus) {
+		close(stop)
+		<-stopped
+		emit(st)
 	}
 }

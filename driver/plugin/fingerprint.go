@@ -111,6 +111,15 @@ func describe(info *hostapi.HostInfo, err error, last *drivers.Fingerprint) *dri
 		fp.Attributes[attrPrefix+".runtime."+name] = pstructs.NewBoolAttribute(true)
 		set(".runtime."+name+".version", version)
 	}
+	for name, why := range info.RuntimeFaults {
+		fp.Attributes[attrPrefix+".runtime."+name] = pstructs.NewBoolAttribute(false)
+		set(".runtime."+name+".fault", why)
+	}
+	flag := func(name string, v bool) { fp.Attributes[attrPrefix+name] = pstructs.NewBoolAttribute(v) }
+	flag(".host_root", info.HostRoot)
+	flag(".isolation.user_namespace", info.Isolation.UserNamespace)
+	flag(".isolation.seccomp", info.Isolation.Seccomp)
+	set(".isolation", info.Isolation.Tier())
 	if last != nil {
 		// Nomad only forgets an attribute that it is sent as empty.
 		for name := range last.Attributes {
@@ -128,6 +137,9 @@ func describe(info *hostapi.HostInfo, err error, last *drivers.Fingerprint) *dri
 		fp.HealthDescription = strings.Join(slices.Sorted(slices.Values(info.Problems)), "; ")
 	default:
 		fp.Health, fp.HealthDescription = drivers.HealthStateHealthy, drivers.DriverHealthy
+		for _, name := range slices.Sorted(maps.Keys(info.RuntimeFaults)) {
+			fp.HealthDescription += fmt.Sprintf("; runtime %s doesn't work: %s", name, info.RuntimeFaults[name])
+		}
 	}
 	return fp
 }

@@ -29,6 +29,31 @@ var crowdAttrs = map[string]string{
 	"driver.joule.cgroup":               "hybrid",
 	"driver.joule.runtime.runc":         "true",
 	"driver.joule.runtime.runc.version": "1.5.2",
+
+	"driver.joule.host_root":                "false",
+	"driver.joule.isolation":                "weak",
+	"driver.joule.isolation.seccomp":        "false",
+	"driver.joule.isolation.user_namespace": "false",
+}
+
+// A runtime that doesn't work is there to be seen, and no reason to run nothing.
+func TestFaultyRuntimeIsDescribed(t *testing.T) {
+	info := &hostapi.HostInfo{ProtocolVersion: hostapi.Version, Host: "h", Class: "crowd", HostRoot: true,
+		Runtimes: map[string]string{"runc": "1.5.2"}, RuntimeFaults: map[string]string{"crun": "it refuses this host"},
+		Isolation: hostapi.Isolation{UserNamespace: true, Seccomp: true}}
+	fp := describe(info, nil, nil)
+	if want := "Healthy; runtime crun doesn't work: it refuses this host"; fp.Health != drivers.HealthStateHealthy || fp.HealthDescription != want {
+		t.Errorf("got %s %q, want healthy %q", fp.Health, fp.HealthDescription, want)
+	}
+	got := attrs(fp)
+	for name, want := range map[string]string{
+		"driver.joule.runtime.crun": "false", "driver.joule.runtime.crun.fault": "it refuses this host", "driver.joule.runtime.runc": "true",
+		"driver.joule.isolation": "shared-kernel", "driver.joule.isolation.seccomp": "true", "driver.joule.host_root": "true",
+	} {
+		if got[name] != want {
+			t.Errorf("%s: got %q, want %q", name, got[name], want)
+		}
+	}
 }
 
 func TestFingerprintOverTheWire(t *testing.T) {

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 
@@ -16,6 +18,19 @@ import (
 // only checked here: settlement reads them from Nomad's own copy of the job, so
 // that a host cannot change them.
 type TaskConfig struct {
+	// Without an image, Command is a program of the supplier's own root, where
+	// that is allowed. With one, what is left out is the image's.
+	Image        string            `codec:"image"`
+	PullTimeout  string            `codec:"image_pull_timeout"` // "5m"
+	Entrypoint   []string          `codec:"entrypoint"`         // nil: the image's
+	Runtime      string            `codec:"runtime"`            // "": the supplier's first
+	ReadOnlyRoot bool              `codec:"readonly_rootfs"`
+	CapAdd       []string          `codec:"cap_add"`
+	CapDrop      []string          `codec:"cap_drop"`
+	Ulimit       map[string]string `codec:"ulimit"` // "soft:hard"
+	PidsLimit    int64             `codec:"pids_limit"`
+	CPUHardLimit bool              `codec:"cpu_hard_limit"`
+
 	Command  string    `codec:"command"`
 	Args     []string  `codec:"args"`
 	WorkDir  string    `codec:"work_dir"`
@@ -35,7 +50,30 @@ type MaxPrice struct {
 // Validate reports every fault at once, naming field and value.
 func (c *TaskConfig) Validate() error {
 	var faults []error
-	if strings.TrimSpace(c.Command) == "" {
+	if c.Image == "" {
+		for _, f := range []struct {
+			name string
+			set  bool
+		}{{"entrypoint", c.Entrypoint != nil}, {"image_pull_timeout", c.PullTimeout != ""}, {"readonly_rootfs", c.ReadOnlyRoot}} {
+			if f.set {
+				faults = append(faults, fmt.Errorf("%s: needs an image", f.name))
+			}
+		}
+	}
+	if _, err := c.pullTimeout(); err != nil {
+		faults = append(faults, err)
+	}
+	if c.PidsLimit < 0 {
+		faults = append(faults, fmt.Errorf("pids_limit: must not be negative (got %d)", c.PidsLimit))
+	}
+	for i, arg := range c.Entrypoint {
+		if strings.ContainsRune(arg, 0) {
+			faults = append(faults, fmt.Errorf("entrypoint[%d]: must not hold a NUL byte (got %q)", i, arg))
+		}
+	}
+	if c.Image != "" && c.Command == "" {
+		// The image's own command.
+	} else if strings.TrimSpace(c.Command) == "" {
 		faults = append(faults, fmt.Errorf("command: must not be empty (got %q)", c.Command))
 	} else if strings.ContainsRune(c.Command, 0) {
 		faults = append(faults, fmt.Errorf("command: must not hold a NUL byte (got %q)", c.Command))
@@ -61,6 +99,21 @@ func (c *TaskConfig) Validate() error {
 		amount("max_price.memory", p.Memory)
 	}
 	return errors.Join(faults...)
+}
+
+// pullTimeoutMax bounds how long a lease is held for a task that isn't there yet.
+const pullTimeoutMax = 2 * time.Hour
+
+// pullTimeout is how long the image may take.
+func (c *TaskConfig) pullTimeout() (time.Duration, error) {
+	if c.PullTimeout == "" {
+		return hostapi.PullDefault, nil
+	}
+	d, err := time.ParseDuration(c.PullTimeout)
+	if err != nil || d <= 0 || d > pullTimeoutMax {
+		return 0, fmt.Errorf("image_pull_timeout: must be a duration up to %v such as \"5m\" (got %q)", pullTimeoutMax, c.PullTimeout)
+	}
+	return d, nil
 }
 
 // checkUSD accepts "" and what settlement reads as an amount of USD that is not
@@ -153,6 +206,24 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 		CPUShares:  cpu.CpuShares,
 		MemoryMiB:  mem.MemoryMB,
 		MemoryMax:  max(mem.MemoryMaxMB, 0),
+
+		Image:        tc.Image,
+		Entrypoint:   tc.Entrypoint,
+		Runtime:      tc.Runtime,
+		CPUMilli:     cpuMilli(cfg.Resources.LinuxResources),
+		CPUHardLimit: tc.CPUHardLimit,
+		CapAdd:       tc.CapAdd,
+		CapDrop:      tc.CapDrop,
+		Ulimits:      tc.Ulimit,
+		PidsLimit:    tc.PidsLimit,
+		ReadOnlyRoot: tc.ReadOnlyRoot,
+	}
+	if tc.Image != "" {
+		d, err := tc.pullTimeout()
+		if err != nil {
+			return nil, err
+		}
+		req.PullMs = d.Milliseconds()
 	}
 	if ni := cfg.NetworkIsolation; ni != nil && ni.Mode == drivers.NetIsolationModeGroup {
 		if ni.Path == "" {
@@ -164,4 +235,12 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 		}
 	}
 	return req, nil
+}
+
+// cpuMilli is the task's share of the node's CPU in 1/1000 core; 0: not known.
+func cpuMilli(r *drivers.LinuxResources) int64 {
+	if r == nil || r.PercentTicks <= 0 {
+		return 0
+	}
+	return max(1, int64(r.PercentTicks*float64(runtime.NumCPU())*1000))
 }

@@ -62,6 +62,21 @@ max_price.memory: must have at most 9 decimals (got "1.0000000001")`
 	}
 }
 
+func TestImageFaultsAreReportedTogether(t *testing.T) {
+	tc := TaskConfig{PullTimeout: "soon", Entrypoint: []string{"a\x00"}, ReadOnlyRoot: true, PidsLimit: -1}
+	got := tc.Validate().Error()
+	want := `entrypoint: needs an image
+image_pull_timeout: needs an image
+readonly_rootfs: needs an image
+image_pull_timeout: must be a duration up to 2h0m0s such as "5m" (got "soon")
+pids_limit: must not be negative (got -1)
+entrypoint[0]: must not hold a NUL byte (got "a\x00")
+command: must not be empty (got "")`
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("faults (-want +got):\n%s", diff)
+	}
+}
+
 func TestStartRequest(t *testing.T) {
 	cfg := task(t, TaskConfig{Command: "/bin/serve", Args: []string{"-v"}, WorkDir: "/local"})
 	cfg.ID, cfg.AllocID, cfg.Name = "alloc-1/web/proxy/inv-1", "alloc-1", "web/proxy"
