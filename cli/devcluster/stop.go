@@ -152,12 +152,15 @@ func cgroupParents() []string {
 
 func existingCgroups() []string { return cgroupParents() }
 
-// removeCgroups removes the parents that were not there when we started, as
-// far as they are empty: another agent on this machine may use them by now.
+// removeCgroups removes the parents, as far as they are empty. Nomad's own that
+// were there when we started stay while another agent runs on this machine: it
+// keeps empty ones below that it needs.
 func (c *Cluster) removeCgroups() error {
 	before := map[string]bool{}
-	for _, p := range c.cgroups {
-		before[p] = true
+	if otherAgents() {
+		for _, p := range c.cgroups {
+			before[p] = filepath.Base(p) != "joule"
+		}
 	}
 	for _, p := range cgroupParents() {
 		if before[p] {
@@ -174,10 +177,30 @@ func (c *Cluster) removeCgroups() error {
 			return err
 		}
 		for i := len(dirs) - 1; i >= 0; i-- {
+			if filepath.Base(p) == "joule" && dirs[i] != p {
+				continue // a task's: hostd removes it
+			}
 			if err := os.Remove(dirs[i]); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.EBUSY) {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// otherAgents reports whether a Nomad agent runs on this machine. Ours have
+// ended.
+func otherAgents() bool {
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		args := strings.Split(string(b), "\x00")
+		if len(args) > 1 && filepath.Base(args[0]) == "nomad" && args[1] == "agent" {
+			return true
+		}
+	}
+	return false
 }

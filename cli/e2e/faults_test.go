@@ -10,83 +10,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// Each fault hits a task in the middle; afterwards the bill is exact to the
-// millisecond, nothing is charged twice and no record waits on the host.
-func TestBillIsExactThrough(t *testing.T) {
-	for _, tc := range []struct {
-		name  string
-		fault func(t *testing.T, f *fixture)
-	}{
-		{"nothing", func(*testing.T, *fixture) {}},
-		{"kill -9 of the plugin", func(t *testing.T, f *fixture) {
-			kill(t, pluginPid(t, f), syscall.SIGKILL)
-		}},
-		{"kill -9 of hostd", func(t *testing.T, f *fixture) {
-			kill(t, hostdPid(t, f), syscall.SIGKILL)
-		}},
-		{"SIGTERM of hostd", func(t *testing.T, f *fixture) {
-			kill(t, hostdPid(t, f), syscall.SIGTERM)
-		}},
-		{"kill -9 of plugin and hostd", func(t *testing.T, f *fixture) {
-			kill(t, pluginPid(t, f), syscall.SIGKILL)
-			kill(t, hostdPid(t, f), syscall.SIGKILL)
-		}},
-		{"kill -9 of the Nomad client and its restart", func(t *testing.T, f *fixture) {
-			agent := f.cluster.Hosts[0].Agent
-			if err := agent.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			if err := agent.Start(); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"SIGTERM of the Nomad client and its restart", func(t *testing.T, f *fixture) {
-			agent := f.cluster.Hosts[0].Agent
-			if err := agent.Stop(20 * time.Second); err != nil {
-				t.Fatal(err)
-			}
-			if err := agent.Start(); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"kill -9 of the settlement server and its restart", func(t *testing.T, f *fixture) {
-			if err := f.cluster.Server.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			if err := f.cluster.RestartServer(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"the task ends while the settlement server is down", func(t *testing.T, f *fixture) {
-			if err := f.cluster.Server.Stop(10 * time.Second); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(4 * time.Second)
-			if err := f.cluster.RestartServer(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			f := cluster(t)
-			_, alloc := f.submit(t, sleepFor(3500*time.Millisecond))
-			before := f.running(t, alloc)
-			time.Sleep(500 * time.Millisecond) // into the middle
-			tc.fault(t, f)
-			lease := f.closed(t, alloc, 60*time.Second)
-			if lease.Id != before.Id {
-				t.Errorf("got lease L%d, the task began under L%d", lease.Id, before.Id)
-			}
-			f.exact(t, lease, "sleep")
-			f.spoolsEmpty(t)
-			if err := f.cluster.WaitHost(t.Context(), f.cluster.Hosts[0]); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
+	"github.com/joulecloud/joule/cli/devcluster"
+)
 
 // The CPU of a task that burns is billed, and no more than there was wall time.
 func TestCPUIsBilled(t *testing.T) {
@@ -102,31 +28,6 @@ func TestCPUIsBilled(t *testing.T) {
 	}
 }
 
-// A shim that is killed costs the supplier what came after the last
-// checkpoint, is flagged, and leaves no process behind.
-func TestShimKilledIsNeverOverpaid(t *testing.T) {
-	f := cluster(t)
-	job, alloc := f.submit(t, sleepFor(20*time.Second))
-	f.running(t, alloc)
-	time.Sleep(500 * time.Millisecond)
-	start := time.Now()
-	kill(t, findProcess(t, "joule-shim", f.dir), syscall.SIGKILL)
-	lease := f.closed(t, alloc, 30*time.Second)
-	if lease.Billed.WallMs > uint64(time.Since(start).Milliseconds()+5000) {
-		t.Errorf("billed %d ms", lease.Billed.WallMs)
-	}
-	if !strings.Contains(strings.Join(lease.Quality, " "), "exit_estimated") {
-		t.Errorf("got quality %v, want exit_estimated", lease.Quality)
-	}
-	f.provenCharge(t, lease)
-	eventually(t, 10*time.Second, "end of "+job, func() error {
-		if pids := processes(t, "sleep", "20"); len(pids) > 0 {
-			return fmt.Errorf("processes %v still run", pids)
-		}
-		return nil
-	})
-}
-
 func kill(t *testing.T, pid int, sig syscall.Signal) {
 	t.Helper()
 	if err := syscall.Kill(pid, sig); err != nil {
@@ -134,19 +35,19 @@ func kill(t *testing.T, pid int, sig syscall.Signal) {
 	}
 }
 
-func hostdPid(t *testing.T, f *fixture) int {
+func hostdPid(t *testing.T, h *devcluster.Host) int {
 	t.Helper()
-	info, err := f.cluster.Hosts[0].Hostd().Host(t.Context())
+	info, err := h.Hostd().Host(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return info.Pid
 }
 
-// pluginPid is the plugin process of the first host's agent.
-func pluginPid(t *testing.T, f *fixture) int {
+// pluginPid is the plugin process of the host's agent.
+func pluginPid(t *testing.T, h *devcluster.Host) int {
 	t.Helper()
-	agent := f.cluster.Hosts[0].Agent.Pid()
+	agent := h.Agent.Pid()
 	for _, pid := range processes(t, "nomad-driver-joule") {
 		if parent(pid) == agent {
 			return pid
@@ -154,16 +55,6 @@ func pluginPid(t *testing.T, f *fixture) int {
 	}
 	t.Fatalf("no plugin process below agent %d", agent)
 	return 0
-}
-
-// findProcess is the one process with both words in its command line.
-func findProcess(t *testing.T, words ...string) int {
-	t.Helper()
-	pids := processes(t, words...)
-	if len(pids) != 1 {
-		t.Fatalf("got processes %v with %q, want one", pids, words)
-	}
-	return pids[0]
 }
 
 func processes(t *testing.T, words ...string) []int {

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -111,7 +112,7 @@ func startFixture() (f *fixture, skip string, err error) {
 	if missing != "" || err != nil {
 		return nil, missing, err
 	}
-	f = &fixture{programs: p}
+	f = &fixture{}
 	if f.dir, err = os.MkdirTemp("", "joule-e2e-"); err != nil {
 		return nil, "", err
 	}
@@ -120,10 +121,22 @@ func startFixture() (f *fixture, skip string, err error) {
 			err = errors.Join(err, f.stop())
 		}
 	}()
+	if f.programs, err = install(p, filepath.Join(f.dir, "programs")); err != nil {
+		return f, "", err
+	}
+	p = f.programs
 	if f.observer, err = outside.Start(); err != nil {
 		return f, "", err
 	}
 	hosts := devcluster.TwoHosts()
+	// The second host's disk is one that tests can fill.
+	disk := filepath.Join(f.dir, hosts[1].Name, "hostd")
+	if err := os.MkdirAll(disk, 0o700); err != nil {
+		return f, "", err
+	}
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", tmpfsBytes)); err != nil {
+		return f, "", fmt.Errorf("mount tmpfs: %w", err)
+	}
 	for i := range hosts {
 		hosts[i].Offer = &joulev1.Prices{BaseNusdPerHour: 360_000_000, CpuNusdPerHour: 40_000_000, MemoryNusdPerHour: 5_000_000}
 	}
@@ -137,6 +150,33 @@ func startFixture() (f *fixture, skip string, err error) {
 		return f, "", err
 	}
 	return f, "", f.cluster.Seed(ctx)
+}
+
+// tmpfsBytes is the size of the second host's disk.
+const tmpfsBytes = 1 << 30
+
+// install copies the programs to a directory of the test's own, where it may
+// replace them.
+func install(p devcluster.Programs, dir string) (devcluster.Programs, error) {
+	for _, f := range []*string{&p.Joule, &p.Shim, &p.Runtime} {
+		to := filepath.Join(dir, filepath.Base(*f))
+		if err := copyFile(*f, to); err != nil {
+			return p, err
+		}
+		*f = to
+	}
+	const plugin = "nomad-driver-joule"
+	err := copyFile(filepath.Join(p.PluginDir, plugin), filepath.Join(dir, "plugins", plugin))
+	p.PluginDir = filepath.Join(dir, "plugins")
+	return p, err
+}
+
+func copyFile(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, b, 0o755))
 }
 
 // customer makes a customer whose namespace has its name.
@@ -365,21 +405,19 @@ func (f *fixture) provenCharge(t *testing.T, l *joulev1.Lease) {
 	}
 }
 
-// spoolsEmpty waits until no host keeps an unacknowledged record.
-func (f *fixture) spoolsEmpty(t *testing.T) {
+// spoolEmpty waits until the host keeps no unacknowledged record.
+func (f *fixture) spoolEmpty(t *testing.T, h *devcluster.Host) {
 	t.Helper()
-	for _, h := range f.cluster.Hosts {
-		eventually(t, 15*time.Second, "empty spool on "+h.Name, func() error {
-			info, err := h.Hostd().Host(t.Context())
-			if err != nil {
-				return err
-			}
-			if info.SpoolRecords != 0 {
-				return fmt.Errorf("%d records", info.SpoolRecords)
-			}
-			return nil
-		})
-	}
+	eventually(t, 15*time.Second, "empty spool on "+h.Name, func() error {
+		info, err := h.Hostd().Host(t.Context())
+		if err != nil {
+			return err
+		}
+		if info.SpoolRecords != 0 {
+			return fmt.Errorf("%d records", info.SpoolRecords)
+		}
+		return nil
+	})
 }
 
 // nomad runs the nomad CLI as a person would.

@@ -171,6 +171,7 @@ type HostInfo struct {
 	SpoolRecords    int               `json:"spool_records"` // not yet acknowledged
 	Tasks           int               `json:"tasks"`
 	Pid             int               `json:"pid"`
+	Goroutines      int               `json:"goroutines"`
 }
 
 // Isolation is what keeps tasks with an image from the host, with the runtime

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -319,6 +320,7 @@ func (d *daemon) info(ctx context.Context) *hostapi.HostInfo {
 		SpoolRecords:    d.spool.Count(),
 		Tasks:           len(d.list()),
 		Pid:             os.Getpid(),
+		Goroutines:      runtime.NumGoroutine(),
 	}
 	for _, s := range d.sessions.Status() {
 		si := hostapi.ServerInfo{URL: s.URL, Connected: s.Connected}
