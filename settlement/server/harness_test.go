@@ -59,6 +59,9 @@ type fixture struct {
 	key    ed25519.PrivateKey // of host h1
 	other  ed25519.PrivateKey // of host h2
 
+	offence     *joulev1.Evidence // see evidenced
+	chargeEntry uint64
+
 	configure func(*server.Config) // before the server is made; nil: nothing
 }
 
@@ -235,6 +238,10 @@ func (s *session) send(batch, signature []byte) *joulev1.BatchAck {
 
 func (s *session) batch(records ...ledger.Record) []byte {
 	return wire.AppendBatch(nil, ledger.HostID(s.hostID), [16]byte{}, records)
+}
+
+func (f *fixture) signBy(batch []byte) []byte {
+	return ed25519.Sign(f.other, wire.BatchSigningBytes(batch))
 }
 
 func (s *session) sign(batch []byte) []byte {

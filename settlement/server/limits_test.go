@@ -21,6 +21,13 @@ func (s *Server) MostRequests() int {
 	return s.limiter.most
 }
 
+// NoLimitOnRate is for tests that make many calls as one client.
+func (s *Server) NoLimitOnRate() {
+	s.limiter.mu.Lock()
+	defer s.limiter.mu.Unlock()
+	s.limiter.limits.ClientRate, s.limiter.limits.ClientBurst = 1_000_000, 1_000_000
+}
+
 // Whatever clients do, no limit is passed, who is within its own limits while
 // the server is is let in, and everything is given back.
 func TestLimiterModel(t *testing.T) {
