@@ -202,5 +202,5 @@ func middle[T any](all []T, f func(*T) (float64, bool)) float64 {
 		return 0
 	}
 	slices.Sort(v)
-	return v[len(v)/2]
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }

@@ -131,7 +131,7 @@ func (s *scanner) indexed(seg *segment) (bool, error) {
 // index reads a segment's blocks, checks that they follow one another, and
 // returns their index, with where the segment is torn.
 func (s *scanner) index(seg segment, final bool) (m *memPart, torn *TornError, err error) {
-	m = newMemPart()
+	m = newMemPart(0)
 	seq, digest := s.last, s.digest
 	s.segment(seg, final, func(f Frame, ferr error) bool {
 		if errors.As(ferr, &torn) {

@@ -36,11 +36,11 @@ func BenchmarkIndexRecord(b *testing.B) {
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
-			m := newMemPart()
+			m := newMemPart(0)
 			for i := 0; i < b.N; i += perBlock {
 				n := i / perBlock % perSegment
 				if n == 0 {
-					m = newMemPart()
+					m = newMemPart(len(m.leases.ids))
 				}
 				m.add(blocks[n], 1)
 			}

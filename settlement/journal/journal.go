@@ -195,7 +195,12 @@ func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
 		}
 		j.tail = nil
 	}
-	seg := segment{path: filepath.Join(j.dir, segmentName(first)), first: first, part: newMemPart()}
+	// The next segment is about as the last.
+	leases := 0
+	if len(j.segs) > 0 {
+		leases = len(j.tailPart().leases.ids)
+	}
+	seg := segment{path: filepath.Join(j.dir, segmentName(first)), first: first, part: newMemPart(leases)}
 	f, err := j.fs.Create(seg.path)
 	if err != nil {
 		return fmt.Errorf("create journal segment: %w", err)

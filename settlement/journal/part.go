@@ -2,6 +2,8 @@ package journal
 
 import (
 	"encoding/binary"
+	"iter"
+	"slices"
 	"sort"
 
 	"github.com/joulecloud/joule/settlement/ledger"
@@ -66,8 +68,8 @@ const (
 type memPart struct {
 	blocks   []blockRef
 	entries  uint32
-	leases   map[ledger.LeaseID]uint32 // place in rows
-	rows     [][]leaseRow              // in pages: growing one slice would copy it
+	leases   leaseTable   // place in rows
+	rows     [][]leaseRow // in pages: growing one slice would copy it
 	accounts map[ledger.AccountID]*[]move
 	lists    [tables]map[uint64]*[]ledger.LeaseID
 
@@ -94,19 +96,27 @@ const rowsPerPage = 1024
 
 func (m *memPart) row(at uint32) *leaseRow { return &m.rows[at/rowsPerPage][at%rowsPerPage] }
 
-func newMemPart() *memPart {
+// newMemPart returns an empty index with room for some leases.
+func newMemPart(leases int) *memPart {
 	return &memPart{
-		leases:   make(map[ledger.LeaseID]uint32),
+		leases:   newLeaseTable(leases),
 		accounts: make(map[ledger.AccountID]*[]move),
 		lists:    [tables]map[uint64]*[]ledger.LeaseID{make(map[uint64]*[]ledger.LeaseID), make(map[uint64]*[]ledger.LeaseID)},
 	}
 }
+
+// touchAhead is how many entries' leases are looked up ahead: those of about
+// sixteen usage records.
+const touchAhead = 64
 
 // add indexes the next block, whose frame stands at offset.
 func (m *memPart) add(b *wire.Block, offset int64) {
 	n := uint32(len(m.blocks))
 	m.blocks = append(m.blocks, blockRef{offset: uint32(offset), before: m.entries, time: b.Time})
 	for i := range b.Entries {
+		if i%touchAhead == 0 {
+			m.leases.touch(b.Entries[i:min(i+touchAhead, len(b.Entries))])
+		}
 		e := &b.Entries[i]
 		m.entries++
 		if id := leaseOf(e); id != 0 {
@@ -140,13 +150,9 @@ func list(m map[uint64]*[]ledger.LeaseID, key uint64, id ledger.LeaseID) {
 
 func (m *memPart) leaseEntry(id ledger.LeaseID, block uint32, e *ledger.Entry) {
 	if m.lastLease != id {
-		at, ok := m.leases[id]
-		if !ok {
-			at = uint32(len(m.leases))
-			if at%rowsPerPage == 0 {
-				m.rows = append(m.rows, make([]leaseRow, rowsPerPage))
-			}
-			m.leases[id] = at
+		at, isNew := m.leases.number(id)
+		if isNew && at%rowsPerPage == 0 {
+			m.rows = append(m.rows, make([]leaseRow, rowsPerPage))
 		}
 		m.lastLease, m.lastRow = id, at
 	}
@@ -194,7 +200,7 @@ func (m *memPart) move(id ledger.AccountID, block uint32, amount int64) {
 func (m *memPart) block(ordinal int) (blockRef, error) { return m.blocks[ordinal], nil }
 
 func (m *memPart) lease(id ledger.LeaseID) (*leasePart, error) {
-	at, ok := m.leases[id]
+	at, ok := m.leases.find(id)
 	if !ok {
 		return nil, nil
 	}
@@ -208,14 +214,26 @@ func (m *memPart) lease(id ledger.LeaseID) (*leasePart, error) {
 }
 
 func (r *leaseRow) blocks() []uint32 {
-	out := append(make([]uint32, 0, r.n), r.first[:min(r.n, headBlocks)]...)
-	at := r.first[headBlocks-1]
-	for rest := r.rest; len(rest) > 0; {
-		d, n := binary.Uvarint(rest)
-		at, rest = at+uint32(d), rest[n:]
-		out = append(out, at)
+	return slices.AppendSeq(make([]uint32, 0, r.n), r.each())
+}
+
+// each yields the row's blocks in order.
+func (r *leaseRow) each() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for _, b := range r.first[:min(r.n, headBlocks)] {
+			if !yield(b) {
+				return
+			}
+		}
+		at := r.first[headBlocks-1]
+		for rest := r.rest; len(rest) > 0; {
+			d, n := binary.Uvarint(rest)
+			at, rest = at+uint32(d), rest[n:]
+			if !yield(at) {
+				return
+			}
+		}
 	}
-	return out
 }
 
 func (m *memPart) account(id ledger.AccountID) ([]move, error) {

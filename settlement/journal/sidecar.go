@@ -57,11 +57,15 @@ type row struct {
 // encodeIndex returns the content of the index file of a full segment.
 func encodeIndex(meta indexMeta, m *memPart) []byte {
 	var lists [sections][]row
-	for id, at := range m.leases {
-		r := m.row(at)
-		data := binary.AppendUvarint(nil, uint64(r.n))
+	// There are many leases: their rows share what they are encoded into.
+	lists[sectionLeases] = make([]row, 0, len(m.leases.ids))
+	shared := make([]byte, 0, 4*len(m.leases.ids))
+	for at, id := range m.leases.ids {
+		r := m.row(uint32(at))
+		start := len(shared)
+		data := binary.AppendUvarint(shared, uint64(r.n))
 		last := uint32(0)
-		for _, b := range r.blocks() {
+		for b := range r.each() {
 			data = binary.AppendUvarint(data, uint64(b-last))
 			last = b
 		}
@@ -76,7 +80,8 @@ func encodeIndex(meta indexMeta, m *memPart) []byte {
 				data = append(data, e...)
 			}
 		}
-		lists[sectionLeases] = append(lists[sectionLeases], row{uint64(id), data})
+		shared = data
+		lists[sectionLeases] = append(lists[sectionLeases], row{uint64(id), data[start:len(data):len(data)]})
 	}
 	for id, moves := range m.accounts {
 		// The sum first: most lookups want no more.
