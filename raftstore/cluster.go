@@ -174,13 +174,21 @@ func (s *Store) Stats() Stats {
 	m := s.raft.Stats()
 	fmt.Sscan(m["last_snapshot_index"], &st.SnapshotIndex)
 	fmt.Sscan(m["fsm_pending"], &st.FSMPending)
-	if last := s.raft.LastContact(); st.State != raft.Leader.String() {
-		st.LastContact = -1
-		if !last.IsZero() {
-			st.LastContact = time.Since(last)
-		}
-	}
+	st.LastContact = s.LastContact()
 	return st
+}
+
+// LastContact is the time since this server heard the leader: 0 on the leader
+// itself, < 0 if it never has.
+func (s *Store) LastContact() time.Duration {
+	if s.IsLeader() {
+		return 0
+	}
+	last := s.raft.LastContact()
+	if last.IsZero() {
+		return -1
+	}
+	return time.Since(last)
 }
 
 // Listed reports whether the newest configuration has this server under the

@@ -1,7 +1,9 @@
 package raftstore
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -338,4 +340,33 @@ func (s *Store) TakeSnapshot(ctx context.Context) error {
 		return s.opError("take snapshot", err)
 	}
 	return nil
+}
+
+// restoreGap is how far behind the log's end a restored state is put. What is
+// still on its way into the log is overtaken by it.
+const restoreGap = 1 << 16
+
+// Restore replaces the state on every server by the one in r, which has size
+// bytes and is as a Snapshot of the state machine writes it, and returns its
+// place in the log. Only the leader can; it returns when a majority has it.
+// Entries that are proposed meanwhile may be lost. A state that the state
+// machine refuses stops this server: it is to be checked before.
+func (s *Store) Restore(ctx context.Context, r io.Reader, size int64) (index uint64, err error) {
+	if !s.IsLeader() {
+		return 0, s.notLeader()
+	}
+	meta := &raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Index: s.raft.LastIndex() + restoreGap, Size: size + int64(len(snapshotMagic)) + 8}
+	index = meta.Index + 1 // the library's choice, see its restoreUserSnapshot
+	header := binary.LittleEndian.AppendUint64(bytes.Clone(snapshotMagic), index)
+	err = s.await(ctx, func() error {
+		timeout := time.Duration(0)
+		if d, ok := ctx.Deadline(); ok {
+			timeout = max(time.Until(d), time.Nanosecond)
+		}
+		return s.raft.Restore(meta, io.MultiReader(bytes.NewReader(header), r), timeout)
+	})
+	if err != nil {
+		return 0, s.opError("restore", err)
+	}
+	return index, nil
 }

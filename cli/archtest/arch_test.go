@@ -45,24 +45,28 @@ var table = map[string]rule{
 	"settlement/money":                       {pure: true},
 	"settlement/journal":                     {ours: []string{"settlement/ledger", "settlement/wire"}, theirs: []string{"golang.org/x/sys/unix"}},
 	"settlement/audit":                       {ours: []string{"settlement/ledger", "settlement/wire", "settlement/journal"}},
-	"settlement/node":                        {ours: []string{"raftstore", "settlement/ledger", "settlement/wire", "settlement/journal"}},
+	"settlement/node":                        {ours: []string{"raftstore", "settlement/backup", "settlement/ledger", "settlement/wire", "settlement/journal"}},
 	"settlement/nomad":                       {ours: []string{"settlement/money"}, theirs: []string{"github.com/hashicorp/nomad/api"}},
 	"settlement/api/joule/v1":                {theirs: []string{"google.golang.org/protobuf"}},
 	"settlement/api/joule/v1/joulev1connect": {ours: apis[:1], theirs: []string{"connectrpc.com/connect"}},
 	"settlement/refusal":                     {ours: []string{"settlement/ledger", "settlement/api/joule/v1"}, theirs: []string{"connectrpc.com/connect"}},
 	"settlement/access":                      {theirs: []string{"github.com/hashicorp/hcl/v2"}},
 	"settlement/server": {
-		ours:   append([]string{"settlement/access", "settlement/ledger", "settlement/wire", "settlement/bill", "settlement/journal", "settlement/node", "settlement/nomad", "settlement/refusal"}, apis...),
+		ours:   append([]string{"settlement/access", "settlement/ledger", "settlement/wire", "settlement/bill", "settlement/journal", "settlement/backup", "settlement/cluster", "settlement/node", "settlement/nomad", "settlement/refusal"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
 	"settlement/rate":      {pure: true},
 	"settlement/rate/feed": {ours: []string{"settlement/rate"}},
 	"settlement/client":    {ours: apis, theirs: []string{"connectrpc.com/connect"}},
-	"settlement/tlsca":     {},
+	"settlement/backup":    {ours: []string{"settlement/ledger", "settlement/wire"}},
+	"settlement/metrics": {
+		ours:   []string{"raftstore", "settlement/cluster", "settlement/node"},
+		theirs: []string{"github.com/prometheus/client_golang"}},
+	"settlement/tlsca": {},
 	"settlement/cluster": {
 		ours:   append([]string{"raftstore", "settlement/journal", "settlement/node"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
 	"settlement/daemon": {
-		ours: []string{"raftstore", "settlement/access", "settlement/cluster", "settlement/journal", "settlement/tlsca", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
+		ours: []string{"raftstore", "settlement/access", "settlement/cluster", "settlement/journal", "settlement/metrics", "settlement/tlsca", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
 			"settlement/rate", "settlement/rate/feed", "settlement/server"},
 		theirs: []string{"github.com/hashicorp/hcl/v2"}},
 
@@ -124,7 +128,7 @@ var table = map[string]rule{
 	"cli/demo": {
 		ours:   append([]string{"cli/devcluster", "cli/outside", "driver/hostapi"}, apis...),
 		theirs: []string{"github.com/hashicorp/nomad/api"}},
-	"cli/joule": {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "settlement/tlsca", "driver/doctor", "driver/hostd"}},
+	"cli/joule": {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "settlement/backup", "settlement/tlsca", "driver/doctor", "driver/hostd"}},
 }
 
 // testSupport are packages that only tests import.

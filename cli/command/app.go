@@ -46,6 +46,14 @@ type Deps struct {
 	// client.Dial.
 	Dial func(addr, caFile, token string) (Client, error)
 
+	// DialOperator is Dial for the operators' service; nil: client.DialOperator.
+	DialOperator func(addr, caFile, token string) (joulev1connect.OperatorServiceClient, error)
+	// Recover makes the servers in peersFile, or with "" this one alone, the
+	// whole cluster of a stopped server.
+	Recover func(configPath, peersFile string) (*Recovery, error)
+	// Backup reads what a backup says of itself, and with verify checks it.
+	Backup func(path string, verify bool) (*Backup, error)
+
 	// RunServer runs a settlement server until ctx ends; with check it only
 	// reads and validates the configuration.
 	RunServer func(ctx context.Context, configPath string, check bool) error
@@ -101,6 +109,11 @@ func App(deps Deps) *cli.App {
 			return client.Dial(addr, caFile, client.WithToken(token))
 		}
 	}
+	if deps.DialOperator == nil {
+		deps.DialOperator = func(addr, caFile, token string) (joulev1connect.OperatorServiceClient, error) {
+			return client.DialOperator(addr, caFile, client.WithToken(token))
+		}
+	}
 	b := &builder{deps: deps}
 	app := &cli.App{
 		Name:                  "joule",
@@ -137,6 +150,7 @@ func (b *builder) commands() []*cli.Command {
 	if b.deps.RunServer != nil {
 		cmds = append(cmds, b.server())
 	}
+	cmds = append(cmds, b.operator())
 	if b.deps.CreateCA != nil {
 		cmds = append(cmds, b.tls())
 	}

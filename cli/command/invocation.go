@@ -94,6 +94,7 @@ type invocation struct {
 	timeout time.Duration
 	key     string // the idempotency key, once asked for
 	client  Client // once dialled
+	moved   func() // a transfer goes on: see progressing
 }
 
 func (in *invocation) arg(i int) string { return in.c.Args().Get(i) }
@@ -211,16 +212,26 @@ func (in *invocation) idempotencyKey() string {
 	return in.key
 }
 
+// token reads the file that --token-file names; "" where there is none.
+func (in *invocation) token() (string, error) {
+	path := in.c.String("token-file")
+	if path == "" {
+		return "", nil
+	}
+	token, err := access.ReadToken(path)
+	if err != nil {
+		return "", &fault{code: exitInvalid, cause: fmt.Errorf("--token-file: %w", err)}
+	}
+	return token, nil
+}
+
 // call makes one call of the settlement service within --timeout. Its errors
 // have hints.
 func call[Req, Resp any](in *invocation, method func(Client, context.Context, *Req) (*Resp, error), req *Req) (*Resp, error) {
 	if in.client == nil {
-		token := ""
-		if path := in.c.String("token-file"); path != "" {
-			var err error
-			if token, err = access.ReadToken(path); err != nil {
-				return nil, &fault{code: exitInvalid, cause: fmt.Errorf("--token-file: %w", err)}
-			}
+		token, err := in.token()
+		if err != nil {
+			return nil, err
 		}
 		c, err := in.deps.Dial(in.c.String("addr"), in.c.String("ca-file"), token)
 		if err != nil {

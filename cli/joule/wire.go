@@ -36,6 +36,8 @@ func deps() command.Deps {
 
 		CreateCA:   createCA,
 		CreateCert: createCert,
+		Recover:    recoverCluster,
+		Backup:     readBackup,
 	}
 }
 

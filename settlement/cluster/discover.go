@@ -31,6 +31,9 @@ func (a *Agent) Discover(ctx context.Context) ([]raftstore.Peer, error) {
 		if why == "" {
 			return peers, nil
 		}
+		if ctx.Err() != nil && said != "" {
+			why = said // the round was cut short
+		}
 		if why != said {
 			a.log.LogAttrs(ctx, slog.LevelInfo, "waiting for the other servers", slog.String("why", why))
 			said = why

@@ -99,3 +99,16 @@ func (c *Config) apiURL() string {
 	}
 	return fmt.Sprintf("%s://%s", scheme, c.Listen)
 }
+
+// certNotAfter is when the certificate between servers ends; zero: there is
+// none, or it can't be read.
+func (c *Config) certNotAfter() time.Time {
+	if !c.raftTLS() {
+		return time.Time{}
+	}
+	pair, err := tlsca.LoadPair("raft_", c.RaftCertFile, c.RaftKeyFile)
+	if err != nil {
+		return time.Time{}
+	}
+	return pair.NotAfter()
+}

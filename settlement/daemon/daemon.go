@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/joulecloud/joule/settlement/access"
+	"github.com/joulecloud/joule/settlement/metrics"
 	"github.com/joulecloud/joule/settlement/nomad"
 	"github.com/joulecloud/joule/settlement/server"
 )
@@ -39,7 +40,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 			return fmt.Errorf("tokens_file: %w", err)
 		}
 	}
-	n, _, stopCluster, err := startCluster(ctx, &cfg, version, log, fail)
+	n, agent, stopCluster, err := startCluster(ctx, &cfg, version, log, fail)
 	if err != nil {
 		return err
 	}
@@ -51,6 +52,11 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	}
 	defer stopRate()
 
+	sc.Cluster, sc.TempDir = agent, cfg.DataDir
+	sc.Metrics = func(srv *server.Server) http.Handler {
+		return metrics.Handler(metrics.Sources{Server: cfg.Name, Version: version, Node: n, Log: n.Store(), Cluster: agent,
+			Sessions: srv.Sessions, CertNotAfter: cfg.certNotAfter})
+	}
 	srv := server.New(sc, n, n.Journal(), allocs, log)
 
 	ln, err := net.Listen("tcp", cfg.Listen)

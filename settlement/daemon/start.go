@@ -37,6 +37,9 @@ func startCluster(ctx context.Context, cfg *Config, version string, log *slog.Lo
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	for _, r := range dir.recoveries() {
+		log.LogAttrs(ctx, slog.LevelWarn, "this cluster was recovered from the loss of a majority", slog.String("recovery", r))
+	}
 	diverged := func(why error) {
 		log.LogAttrs(ctx, slog.LevelError, "THIS SERVER IS NOT THE SAME AS THE OTHERS AND STOPS", slog.Any("error", why))
 		fail(errors.Join(fmt.Errorf("this server stops: %w", why), dir.markDiverged(why)))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/joulecloud/joule/raftstore"
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/wire"
 )
@@ -50,12 +51,28 @@ func (n *Node) carry(ctx context.Context, envs []ledger.Envelope) ([]ledger.Resu
 		switch {
 		case errors.As(err, &notLeader):
 			return true // it was not proposed
-		case errors.Is(err, ErrFailed), errors.Is(err, ErrShutdown), errors.Is(err, wire.ErrUnknownVersion):
+		case errors.Is(err, ErrFailed), errors.Is(err, ErrShutdown), errors.Is(err, ErrRestoring), errors.Is(err, wire.ErrUnknownVersion):
 			return false
 		}
 		return repeatable(envs)
 	})
-	return results, err
+	return results, unknownOutcome(err)
+}
+
+// ErrUnknownOutcome is returned by Submit when the commands may or may not have
+// happened, or will. They may be submitted again with the same keys.
+var ErrUnknownOutcome = errors.New("no server has confirmed it: it may have happened or not")
+
+// unknownOutcome tells the errors after which nothing has happened from those
+// after which nothing is known.
+func unknownOutcome(err error) error {
+	var notLeader *NotLeaderError
+	switch {
+	case err == nil, errors.As(err, &notLeader), errors.Is(err, ErrFailed), errors.Is(err, ErrShutdown), errors.Is(err, ErrRestoring),
+		errors.Is(err, context.Canceled), errors.Is(err, wire.ErrUnknownVersion), errors.Is(err, raftstore.ErrBusy):
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 }
 
 func (n *Node) carryOnce(ctx context.Context, envs []ledger.Envelope) ([]ledger.Result, error) {
@@ -66,6 +83,7 @@ func (n *Node) carryOnce(ctx context.Context, envs []ledger.Envelope) ([]ledger.
 	if addr == "" {
 		return nil, &NotLeaderError{}
 	}
+	n.counters.forwarded.Add(1)
 	b, err := n.peers.Propose(ctx, addr, encodeBatch(envs))
 	if err != nil {
 		return nil, err
@@ -149,6 +167,9 @@ const forwardBytesMax = 4 * batchBytesMax
 // proposeHere stamps and proposes an encoded batch of n commands on this
 // server. It keeps encoded.
 func (n *Node) proposeHere(ctx context.Context, encoded []byte, commands int) ([]ledger.Result, error) {
+	if n.restoring.Load() {
+		return nil, ErrRestoring
+	}
 	if err := wire.StampCommandBatch(encoded, n.stamp()); err != nil {
 		return nil, err
 	}

@@ -91,9 +91,7 @@ func (m *machine) Snapshot() (raftstore.Snapshot, error) {
 	if m.failed != nil {
 		return nil, m.failed
 	}
-	extra := binary.LittleEndian.AppendUint64(nil, m.block)
-	extra = append(extra, m.digest[:]...)
-	return &snapshot{machine: m, ledger: m.ledger, capture: m.ledger.Capture(), extra: extra}, nil
+	return &snapshot{machine: m, ledger: m.ledger, capture: m.ledger.Capture(), extra: snapshotExtra(m.block, m.digest)}, nil
 }
 
 // Restore implements raftstore.StateMachine.

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/joulecloud/joule/raftstore"
@@ -57,7 +58,9 @@ type Status struct {
 	Leader       bool
 	LeaderAddr   string
 	AppliedIndex uint64
-	Entries      uint64 // journal entries so far
+	LastContact  time.Duration // since the leader was heard; 0 on the leader itself, < 0: never
+	Block        uint64        // of the journal, last applied
+	Entries      uint64        // journal entries so far
 	Digest       ledger.Digest
 	LedgerTime   ledger.Time
 	Rate         ledger.Rate
@@ -75,6 +78,9 @@ type Node struct {
 	slots   chan struct{}
 	clock   clock
 	peers   Peers // nil: none
+
+	restoring atomic.Bool // no command is proposed
+	counters  counters
 
 	leaderReads   rounds
 	verifiedReads rounds
@@ -227,7 +233,9 @@ func (n *Node) propose(ctx context.Context, batch []*submission) {
 	for i, s := range batch {
 		envs[i] = s.env
 	}
+	began := time.Now()
 	results, err := n.carry(ctx, envs)
+	n.counters.count(len(batch), results, err, time.Since(began))
 	if errors.Is(err, context.Canceled) {
 		err = ErrShutdown
 	}
@@ -251,12 +259,13 @@ func (n *Node) stamp() ledger.Time {
 // Status answers from this server alone, leader or not.
 func (n *Node) Status() Status {
 	_, addr := n.store.Leader()
+	contact := n.store.LastContact()
 	m := n.machine
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	st := Status{
-		Leader: n.store.IsLeader(), LeaderAddr: addr, AppliedIndex: n.store.AppliedIndex(),
-		Entries: m.ledger.EntryCount(), Digest: m.digest, LedgerTime: m.ledger.Now(), Policy: m.ledger.Policy(),
+		Leader: n.store.IsLeader(), LeaderAddr: addr, AppliedIndex: n.store.AppliedIndex(), LastContact: contact,
+		Block: m.block, Entries: m.ledger.EntryCount(), Digest: m.digest, LedgerTime: m.ledger.Now(), Policy: m.ledger.Policy(),
 	}
 	st.Rate, _ = m.ledger.Rate()
 	st.USDSum, st.JouleSum = m.ledger.Sums()

@@ -54,7 +54,8 @@ func classify(err error) (reason joulev1.ErrorReason, ok bool) {
 		return joulev1.ErrorReason_ERROR_REASON_ALLOCATION_STOPPED, true
 	case errors.Is(err, nomad.ErrBadTerms):
 		return joulev1.ErrorReason_ERROR_REASON_INVALID, true
-	case errors.Is(err, nomad.ErrUnreachable), errors.Is(err, node.ErrShutdown), errors.Is(err, node.ErrFailed):
+	case errors.Is(err, nomad.ErrUnreachable), errors.Is(err, node.ErrShutdown), errors.Is(err, node.ErrFailed),
+		errors.Is(err, node.ErrUnknownOutcome), errors.Is(err, node.ErrRestoring):
 		return joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE, true
 	}
 	return 0, false

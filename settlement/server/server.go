@@ -55,6 +55,12 @@ type Config struct {
 	Checkpoint time.Duration
 	Limits     Limits
 	Tokens     Tokens // nil: there are none, and loopback alone is answered
+
+	// Metrics makes what is served at /metrics; nil: nothing.
+	Metrics func(*Server) http.Handler
+
+	Cluster Cluster // nil: this server is alone and has nothing to say of others
+	TempDir string  // for a backup that is restored; "": the system's
 }
 
 // Default returns the values that the design names.
@@ -98,7 +104,7 @@ func (s *Server) Handler(others ...Service) http.Handler {
 			}
 			return []connect.HandlerOption{connect.WithReadMaxBytes(s.cfg.Limits.CallBytes)}
 		}),
-		connect.WithInterceptors(errorInterceptor{s.log}, accessInterceptor{s}),
+		connect.WithInterceptors(consistencyInterceptor{s}, errorInterceptor{s.log}, accessInterceptor{s}),
 		connect.WithRecover(func(ctx context.Context, spec connect.Spec, _ http.Header, p any) error {
 			s.log.LogAttrs(ctx, slog.LevelError, "panic in handler",
 				slog.String("procedure", spec.Procedure), slog.Any("panic", p))
@@ -107,24 +113,19 @@ func (s *Server) Handler(others ...Service) http.Handler {
 	}
 	mux.Handle(joulev1connect.NewSettlementServiceHandler(s, opts...))
 	mux.Handle(joulev1connect.NewHostServiceHandler(hostService{s}, opts...))
+	mux.Handle(joulev1connect.NewOperatorServiceHandler(operatorService{s}, opts...))
 	for _, other := range others {
 		mux.Handle(other(opts...))
 	}
 	outer := http.NewServeMux()
 	outer.HandleFunc("GET /healthz", s.health)
+	outer.HandleFunc("GET /readyz", s.health)
+	outer.HandleFunc("GET /livez", s.live)
+	if s.cfg.Metrics != nil {
+		outer.Handle("GET /metrics", s.cfg.Metrics(s))
+	}
 	outer.Handle("/", s.limited(mux))
 	return outer
-}
-
-// health answers 200 while this server can commit, 503 otherwise.
-func (s *Server) health(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
-	defer cancel()
-	if err := s.node.Read(ctx, func(*ledger.Ledger) error { return nil }); err != nil {
-		http.Error(w, "unavailable", http.StatusServiceUnavailable)
-		return
-	}
-	fmt.Fprintln(w, "ok")
 }
 
 // Close ends every session; their hosts connect again elsewhere.
