@@ -129,8 +129,8 @@ func (in *invocation) operatorClient() (joulev1connect.OperatorServiceClient, er
 	return c, nil
 }
 
-// confirmed refuses what can't be undone unless --yes was given.
-func (in *invocation) confirmed(what string) error {
+// irreversible refuses what can't be undone unless --yes was given.
+func (in *invocation) irreversible(what string) error {
 	if in.c.Bool("yes") {
 		return nil
 	}
@@ -167,7 +167,7 @@ func yesNo(b bool) string {
 }
 
 func removePeer(in *invocation) error {
-	if err := in.confirmed("removing a server"); err != nil {
+	if err := in.irreversible("removing a server"); err != nil {
 		return err
 	}
 	r, err := operatorCall(in, joulev1connect.OperatorServiceClient.RemovePeer, &joulev1.RemovePeerRequest{Peer: in.arg(0), Force: in.c.Bool("force")})
@@ -182,7 +182,7 @@ func recoverCluster(in *invocation) error {
 	if err != nil {
 		return err
 	}
-	if err := in.confirmed("a recovery"); err != nil {
+	if err := in.irreversible("a recovery"); err != nil {
 		return err
 	}
 	r, err := in.deps.Recover(config, in.c.String("peers"))
@@ -285,7 +285,7 @@ func showBackup(in *invocation, verify bool) error {
 }
 
 func restoreSnapshot(in *invocation) error {
-	if err := in.confirmed("a restore"); err != nil {
+	if err := in.irreversible("a restore"); err != nil {
 		return err
 	}
 	f, err := os.Open(in.arg(0))

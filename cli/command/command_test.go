@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -100,6 +101,16 @@ var valid = map[string]string{
 	"server":             "-config good.hcl --check",
 	"hostd":              "-config hostd.hcl",
 	"doctor":             "",
+
+	"operator raft peers":       "",
+	"operator raft remove-peer": "id-3 --yes",
+	"operator raft recover":     "--config good.hcl --yes",
+	"operator snapshot save":    "$NEW",
+	"operator snapshot inspect": "testdata/host.pub",
+	"operator snapshot verify":  "testdata/host.pub",
+	"operator snapshot restore": "testdata/host.pub --yes",
+	"tls ca create":             "",
+	"tls cert create":           "s1 --dns s1.example --ip 10.0.0.1",
 }
 
 // Every command works as it is written in valid, with its flags before or after
@@ -134,6 +145,11 @@ func TestEveryCommand(t *testing.T) {
 				{"with an unknown format", slices.Concat([]string{"joule"}, words, []string{"--output", "xml"}), 2},
 			} {
 				s := newScript(t)
+				for i, w := range tt.words {
+					if w == "$NEW" { // a file that is not there
+						tt.words[i] = filepath.Join(t.TempDir(), "new")
+					}
+				}
 				stdout, stderr, code := s.exec(tt.words)
 				if code != tt.code {
 					t.Errorf("%s: exit code: got %d, want %d; stderr %s", tt.name, code, tt.code, stderr)

@@ -182,6 +182,23 @@ func (s *script) deps(out, errs io.Writer) command.Deps {
 			return secret, t, err
 		},
 		NewKey: func() string { s.keys++; return fmt.Sprintf("fresh-%d", s.keys) },
+		CreateCA: func(o command.CertificateOptions) (*command.Certificate, error) {
+			return &command.Certificate{CertFile: "joule-ca.pem", KeyFile: "joule-ca-key.pem", NotAfter: time.Unix(0, 0).Add(o.Validity)}, nil
+		},
+		CreateCert: func(o command.CertificateOptions) (*command.Certificate, error) {
+			return &command.Certificate{CertFile: o.Name + ".pem", KeyFile: o.Name + "-key.pem", NotAfter: time.Unix(0, 0).Add(o.Validity), DNS: o.DNS,
+				IPs: []string{fmt.Sprint(o.IPs)}}, nil
+		},
+		Recover: func(config, peers string) (*command.Recovery, error) {
+			return &command.Recovery{Server: "s1", Peers: []string{"id-1 at 10.0.0.1:7434"}, Block: 40, Digest: commandtest.Digest}, nil
+		},
+		Backup: func(path string, verify bool) (*command.Backup, error) {
+			if path == "broken" {
+				return nil, errors.New("broken: the backup is damaged")
+			}
+			return &command.Backup{Created: "2026-01-01T00:00:00Z", Server: "s1", Program: "v1.2.3", Block: 40, Digest: commandtest.Digest,
+				Entries: 42, Accounts: 9, Leases: 3, Verified: verify}, nil
+		},
 		RunServer: func(_ context.Context, config string, check bool) error {
 			if config == "bad.hcl" {
 				return command.Invalid(errors.New("listen: want host:port, got \"x\"\ndata_dir: want an absolute path, got \"\""))

@@ -82,6 +82,7 @@ func (s *Server) Serve(tb testing.TB) string {
 	tb.Helper()
 	mux := http.NewServeMux()
 	mux.Handle(joulev1connect.NewSettlementServiceHandler(s))
+	mux.Handle(joulev1connect.NewOperatorServiceHandler(operator{s}))
 	ts := httptest.NewUnstartedServer(mux)
 	ts.Config.Protocols = new(http.Protocols)
 	ts.Config.Protocols.SetHTTP1(true)
