@@ -18,9 +18,9 @@ import (
 // lets it be alone. fail ends the server with a cause. stop ends and closes
 // everything that it started; it waits.
 func startCluster(ctx context.Context, cfg *Config, version string, log *slog.Logger, fail context.CancelCauseFunc) (
-	_ *node.Node, _ *cluster.Agent, stop func() error, err error) {
+	_ *node.Node, _ *cluster.Agent, _ func() error, err error) {
 	var closers []func() error
-	stop = func() error {
+	stop := func() error {
 		var errs []error
 		for i := len(closers) - 1; i >= 0; i-- {
 			errs = append(errs, closers[i]())
