@@ -11,6 +11,9 @@ var (
 	// ErrClosed is returned by every call after Close.
 	ErrClosed = errors.New("the journal is closed")
 
+	// errMissing is for a block that an index names and the journal hasn't.
+	errMissing = errors.New("it is indexed but missing")
+
 	// ErrLocked is returned by Open when another process has the directory.
 	ErrLocked = errors.New("another process has the journal open")
 )

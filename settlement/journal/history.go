@@ -82,7 +82,7 @@ func (j *Journal) collect(r Range, blocks func(part) ([]uint32, error), want fun
 				return nil, err
 			}
 			if !ok {
-				return nil, fmt.Errorf("read journal block %d: it is indexed but missing", seq)
+				return nil, fmt.Errorf("read journal block %d: %w", seq, errMissing)
 			}
 			for k := range b.Entries {
 				if e := &b.Entries[k]; e.Seq > r.After && want(e) {
@@ -205,8 +205,11 @@ func (j *Journal) BalanceAfter(id ledger.AccountID, entry uint64) (int64, error)
 	r := reader{j: j}
 	defer r.close()
 	b, ok, err := r.block(seq)
-	if err != nil || !ok {
-		return 0, fmt.Errorf("read journal block %d: %w", seq, err)
+	if err != nil {
+		return 0, err
+	}
+	if !ok {
+		return 0, fmt.Errorf("read journal block %d: %w", seq, errMissing)
 	}
 	for i := range b.Entries {
 		if e := &b.Entries[i]; e.Seq <= entry {
@@ -381,9 +384,13 @@ func (j *Journal) condenseSegment(s shape, i int, ids []ledger.LeaseID, parts []
 		for n < len(wants) && wants[n].block == wants[0].block {
 			n++
 		}
-		b, ok, err := r.block(s.segs[i].first + uint64(wants[0].block))
-		if err != nil || !ok {
-			return fmt.Errorf("read journal block %d: %w", s.segs[i].first+uint64(wants[0].block), err)
+		seq := s.segs[i].first + uint64(wants[0].block)
+		b, ok, err := r.block(seq)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("read journal block %d: %w", seq, errMissing)
 		}
 		leases := make(map[ledger.LeaseID]int, n)
 		for _, w := range wants[:n] {

@@ -28,7 +28,7 @@ func (j *Journal) load() error {
 			seg.before = prev.before + prev.entries()
 		}
 		if !final {
-			ok, err := s.indexed(seg)
+			ok, err := s.indexed(seg, j.segs[i+1].first)
 			if err != nil {
 				return err
 			}
@@ -104,8 +104,8 @@ func (s *segment) blocks() int {
 }
 
 // indexed takes a segment's index from its file, if that fits the segment and
-// what stands before it; the blocks themselves are not read.
-func (s *scanner) indexed(seg *segment) (bool, error) {
+// what stands before and behind it; the blocks themselves are not read.
+func (s *scanner) indexed(seg *segment, next uint64) (bool, error) {
 	d, err := openIndex(s.fs, indexPath(seg.path))
 	if err != nil {
 		var bad *indexError
@@ -119,7 +119,8 @@ func (s *scanner) indexed(seg *segment) (bool, error) {
 		return false, err
 	}
 	defer r.close()
-	if err != nil || seg.first != s.last+1 || r.prev != s.digest || d.meta.first != seg.first || d.meta.size != r.size || d.meta.blocks == 0 {
+	if err != nil || seg.first != s.last+1 || r.prev != s.digest || d.meta.first != seg.first || d.meta.size != r.size ||
+		d.meta.blocks == 0 || seg.first+uint64(d.meta.blocks) != next {
 		return false, nil // reading the segment says what is wrong, or finds nothing
 	}
 	seg.part = d

@@ -2,7 +2,9 @@ package journal
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 
 	"github.com/joulecloud/joule/settlement/ledger"
@@ -57,7 +59,9 @@ func (r *reader) open(seq uint64) (offset uint32, header [frameHeader]byte, ok b
 		}
 		r.path = path
 	}
-	if _, err := r.f.ReadAt(header[:], int64(offset)); err != nil {
+	if _, err := r.f.ReadAt(header[:], int64(offset)); errors.Is(err, io.EOF) {
+		return offset, header, false, &CorruptError{File: path, Offset: int64(offset), Reason: fmt.Sprintf("block %d is beyond the file", seq)}
+	} else if err != nil {
 		return offset, header, false, fmt.Errorf("read journal block %d: %w", seq, err)
 	}
 	return offset, header, true, nil
