@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -39,6 +41,7 @@ type Config struct {
 	SettlementAddr string // host:port; "" takes a free port
 	NomadAddr      string // of the Nomad server's API; "" takes a free port
 	Hosts          []HostSpec
+	Registries     []string  // that images may come from; nil: hostd's default
 	Out            io.Writer // progress
 }
 
@@ -217,6 +220,9 @@ func (c *Cluster) enrol(ctx context.Context, spec HostSpec) error {
 	err := writeFile(h.ConfigFile(), "host            = %q\nclass           = %q\ndata_dir        = %q\nservers         = [%q]\n"+
 		"runtimes        = [%q]\nallow_host_root = true\nshim            = %q\n",
 		spec.Name, spec.Class, h.DataDir(), c.SettlementURL(), c.cfg.Runtime, c.cfg.Shim)
+	if err == nil && c.cfg.Registries != nil {
+		err = appendFile(h.ConfigFile(), "images {\n  registries = [%s]\n}\n", quoted(c.cfg.Registries))
+	}
 	if err != nil {
 		return err
 	}
@@ -291,4 +297,25 @@ func trimSpace(b []byte) []byte {
 		b = b[:len(b)-1]
 	}
 	return b
+}
+
+func appendFile(path, format string, args ...any) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, format, args...)
+	return errors.Join(err, f.Close())
+}
+
+// quoted is a list of strings in HCL, without its brackets.
+func quoted(list []string) string {
+	var b strings.Builder
+	for i, s := range list {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(strconv.Quote(s))
+	}
+	return b.String()
 }

@@ -9,7 +9,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"log"
 	"math"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/hashicorp/nomad/api"
 
 	"github.com/joulecloud/joule/cli/devcluster"
@@ -38,6 +42,7 @@ type fixture struct {
 	observer *outside.Observer
 	dir      string
 	programs devcluster.Programs
+	registry *httptest.Server // the hosts get images from it
 	jobs     atomic.Int64
 }
 
@@ -128,6 +133,7 @@ func startFixture() (f *fixture, skip string, err error) {
 	if f.observer, err = outside.Start(); err != nil {
 		return f, "", err
 	}
+	f.registry = httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	hosts := devcluster.TwoHosts()
 	// The second host's disk is one that tests can fill.
 	disk := filepath.Join(f.dir, hosts[1].Name, "hostd")
@@ -144,7 +150,7 @@ func startFixture() (f *fixture, skip string, err error) {
 	defer cancel()
 	f.cluster, err = devcluster.Start(ctx, devcluster.Config{
 		Dir: f.dir, LogDir: filepath.Join(f.dir, "logs"), Out: os.Stderr, Hosts: hosts,
-		Programs: p,
+		Programs: p, Registries: []string{f.registry.Listener.Addr().String()},
 	})
 	if err != nil {
 		return f, "", err
@@ -188,6 +194,9 @@ func (f *fixture) stop() error {
 	var errs []error
 	if f.cluster != nil {
 		errs = append(errs, f.cluster.Stop())
+	}
+	if f.registry != nil {
+		f.registry.Close()
 	}
 	if f.observer != nil {
 		errs = append(errs, f.observer.Stop())

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -99,5 +100,27 @@ func TestResolveFollowsForksAndIgnoresReusedPids(t *testing.T) {
 	}, "joule", "sleep")
 	if len(got) != 1 || got[0].Container != "one" || got[0].Wall() != ms(6) {
 		t.Errorf("got %+v, want one run of 6 ms in container one", got)
+	}
+}
+
+// A process with threads ends with the last of them, whichever that is and in
+// whichever order the cores tell of it.
+func TestResolveThreads(t *testing.T) {
+	at := func(us int) time.Duration { return time.Duration(us) * time.Microsecond }
+	begin := []event{
+		{at: at(1), name: "cgroup_attach_task", pid: 10, text: "/joule/c"},
+		{at: at(2), name: "sched_process_exec", pid: 10, text: "/bin/app"},
+		{at: at(3), name: "sched_process_fork", pid: 10, child: 11},
+		{at: at(4), name: "sched_process_fork", pid: 11, child: 12},
+	}
+	for name, ends := range map[string][]event{
+		"first thread last": {{at: at(5), name: "sched_process_exit", pid: 11}, {at: at(9), name: "sched_process_exit", pid: 10, dead: true}},
+		"another last":      {{at: at(5), name: "sched_process_exit", pid: 10}, {at: at(9), name: "sched_process_exit", pid: 12, dead: true}},
+		"told too late":     {{at: at(9), name: "sched_process_exit", pid: 12, dead: true}, {at: at(10), name: "sched_process_exit", pid: 10}},
+	} {
+		runs := resolve(append(slices.Clone(begin), ends...), "joule", "app")
+		if len(runs) != 1 || runs[0].Exec != at(2) || runs[0].Exit != at(9) || runs[0].Container != "c" {
+			t.Errorf("%s: got %+v, want one run from 2 to 9 µs", name, runs)
+		}
 	}
 }

@@ -70,13 +70,29 @@ func parse(line string) (e event, ok bool, err error) {
 func resolve(events []event, parent, command string) []Run {
 	events = slices.Clone(events)
 	slices.SortStableFunc(events, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+	var runs []Run
 	container := map[int]string{} // by pid
 	running := map[int]int{}      // pid → index in runs
-	var runs []Run
+	// A process ends with its last thread, which need not be the first one.
+	thread := map[int]int{}         // of a running process → its pid
+	gone := map[int]bool{}          // pid: the first thread has ended, others had not
+	last := map[int]time.Duration{} // pid: when a last thread ended
+	end := func(pid int, at time.Duration) {
+		runs[running[pid]].Exit = at
+		delete(running, pid)
+		delete(gone, pid)
+		delete(last, pid)
+	}
 	for _, e := range events {
 		switch e.name {
 		case "sched_process_fork":
 			delete(container, e.child) // the number may have been another process's
+			delete(thread, e.child)
+			if _, ok := running[e.pid]; ok {
+				thread[e.child] = e.pid
+			} else if p, ok := thread[e.pid]; ok {
+				thread[e.child] = p
+			}
 			if c, ok := container[e.pid]; ok {
 				container[e.child] = c
 			}
@@ -85,15 +101,26 @@ func resolve(events []event, parent, command string) []Run {
 				container[e.pid] = path.Base(e.text)
 			}
 		case "sched_process_exec":
+			delete(thread, e.pid) // a process of its own
 			c, ok := container[e.pid]
 			if _, again := running[e.pid]; ok && !again && path.Base(e.text) == command {
 				running[e.pid] = len(runs)
 				runs = append(runs, Run{Container: c, Pid: e.pid, Exec: e.at})
 			}
 		case "sched_process_exit":
-			if i, ok := running[e.pid]; ok && e.dead {
-				runs[i].Exit = e.at
-				delete(running, e.pid)
+			p, isThread := thread[e.pid]
+			_, isFirst := running[e.pid]
+			switch {
+			case isFirst && e.dead:
+				end(e.pid, e.at)
+			case isFirst && last[e.pid] > 0: // seen a moment too late, from another core
+				end(e.pid, last[e.pid])
+			case isFirst:
+				gone[e.pid] = true
+			case isThread && e.dead && gone[p]:
+				end(p, e.at)
+			case isThread && e.dead:
+				last[p] = e.at
 			}
 		}
 	}

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		os.Exit(shim.Main(os.Args[1]))
 	}
 	if path := os.Getenv(childEnv); path != "" {
+		unix.Umask(0o077) // as systemd starts hostd
 		cfg, err := Load(path)
 		if err == nil {
 			err = Run(context.Background(), cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)))

@@ -88,7 +88,7 @@ func newShimRunner(cfg Config) *shimRunner {
 
 // Open implements runner. Without an image cache, tasks without images run.
 func (r *shimRunner) Open(log *slog.Logger) error {
-	if err := os.MkdirAll(r.cfg.runDir(), 0o711); err != nil {
+	if err := image.MakeRunDir(r.cfg.runDir()); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
 	if r.images, r.imagesErr = image.Open(r.cfg.store(), log); r.imagesErr != nil {

@@ -122,6 +122,10 @@ func bindMapped(source, target string, ns *os.File, attrs uint64) error {
 	return nil
 }
 
+// MakeRunDir makes the directory for roots, and its parent, so that every user
+// may pass through them.
+func MakeRunDir(dir string) error { return passable(filepath.Dir(dir), dir) }
+
 // BindSys mounts the host's sysfs, alone and read-only, at a directory.
 func BindSys(at string) error {
 	return bindMapped("/sys", at, nil, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_RDONLY)

@@ -349,7 +349,7 @@ func (s *Store) make(ctx context.Context, f *flight, l layerSource) (err error) 
 	}
 	defer os.RemoveAll(tmp) // nothing is there any more where it was renamed
 	fs := tmp + "/" + fsDir
-	if err := os.Mkdir(fs, 0o755); err != nil {
+	if err := errors.Join(os.Mkdir(fs, 0o755), os.Chmod(fs, 0o755)); err != nil { // past the umask
 		return fmt.Errorf("make layer: %w", err)
 	}
 	u, err := unpack(ctx, fs, r, func(n int64) error {

@@ -86,7 +86,7 @@ func (s *Store) mount(rec *rootRecord, opt RootOptions) (*Root, error) {
 	dir, run := s.rootDir(rec.ID), s.runDir(rec.ID)
 	// Users other than the task's must not reach into its root, and the task's
 	// own must: the way there is open to all, the last directory to it alone.
-	if err := errors.Join(os.MkdirAll(dir, 0o700), os.MkdirAll(filepath.Dir(run), 0o711), os.Mkdir(run, 0o700)); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o700), passable(filepath.Dir(s.cfg.RunDir), s.cfg.RunDir, filepath.Dir(run)), os.Mkdir(run, 0o700)); err != nil {
 		return nil, err
 	}
 	var ns *os.File
@@ -138,6 +138,24 @@ func (s *Store) mount(rec *rootRecord, opt RootOptions) (*Root, error) {
 	return root, nil
 }
 
+// passable makes directories that every user may pass through, whatever our
+// umask. Those that are there and let nobody through are opened.
+func passable(dirs ...string) error {
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return err
+		}
+		info, err := os.Stat(d)
+		if err == nil && info.Mode().Perm()&0o001 == 0 {
+			err = os.Chmod(d, info.Mode().Perm()|0o111)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // lowers are the directories of the layers, the uppermost first.
 func (s *Store) lowers(rec *rootRecord, run string, ns *os.File) ([]string, error) {
 	var out []string
@@ -170,7 +188,7 @@ func (s *Store) lowers(rec *rootRecord, run string, ns *os.File) ([]string, erro
 func (s *Store) makeUpper(rec *rootRecord, dir string, lowers []string) error {
 	upper := filepath.Join(dir, upperDir)
 	for _, d := range []string{upper, filepath.Join(dir, workDir)} {
-		if err := os.Mkdir(d, 0o755); err != nil {
+		if err := os.Mkdir(d, 0o700); err != nil { // copyAttributes sets the upper one's
 			return err
 		}
 	}

@@ -66,6 +66,8 @@ func TestRootOfLayers(t *testing.T) {
 
 // A process with the root's ids, and nobody else, can write to it as root.
 func TestMappedRootIsTheTasksOwn(t *testing.T) {
+	old := unix.Umask(0o077) // as systemd starts hostd
+	defer unix.Umask(old)
 	srv := newServer(t)
 	s := newStore(t, allow(srv))
 	if err := CanMapIDs(s.cfg.Dir); err != nil {

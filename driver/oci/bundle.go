@@ -30,7 +30,7 @@ func (h Host) WriteBundle(dir string, t *Task) error {
 		}
 	}
 	root := filepath.Join(dir, rootfsDir) // nothing is in it where the task has an image
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := errors.Join(os.MkdirAll(root, 0o755), os.Chmod(root, 0o755)); err != nil { // past the umask: it is the task's /
 		return fmt.Errorf("make bundle: %w", err)
 	}
 	for name, to := range links {

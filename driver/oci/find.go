@@ -105,7 +105,7 @@ func (f *Found) try(ctx context.Context, p Probe) (err error) {
 		err = errors.Join(err, os.RemoveAll(p.Dir))
 	}()
 	root, state := filepath.Join(p.Dir, "root"), filepath.Join(p.Dir, "state")
-	if err := errors.Join(os.MkdirAll(p.Dir, 0o711), os.Mkdir(root, 0o755), os.Chown(root, int(p.FirstID), int(p.FirstID)),
+	if err := errors.Join(os.MkdirAll(p.Dir, 0o711), os.Chmod(p.Dir, 0o711), os.Mkdir(root, 0o755), os.Chmod(root, 0o755), os.Chown(root, int(p.FirstID), int(p.FirstID)),
 		os.WriteFile(filepath.Join(root, "probe"), nil, 0o755)); err != nil {
 		return fmt.Errorf("prepare a container to try %s with: %w", f.Name, err)
 	}

@@ -275,6 +275,9 @@ func exitResult(st *hostapi.TaskStatus) *drivers.ExitResult {
 	if x.Signal != 0 && x.Code == 0 {
 		r.ExitCode = 128 + x.Signal // as a shell, and every other driver, has it
 	}
+	if x.OOMKilled { // Nomad's events show this one to people, but not the flag
+		r.Err = errors.New("OOM Killed: the task used more memory than it may")
+	}
 	if x.Error != "" || x.Reason != "" {
 		r.Err = errors.New(strings.Trim(x.Error+"; "+x.Reason, "; "))
 	}

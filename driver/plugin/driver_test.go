@@ -216,7 +216,7 @@ func TestExitResult(t *testing.T) {
 	}{
 		"code":    {&hostapi.Exit{Code: 3}, drivers.ExitResult{ExitCode: 3}, ""},
 		"signal":  {&hostapi.Exit{Signal: 15}, drivers.ExitResult{ExitCode: 143, Signal: 15}, ""},
-		"as told": {&hostapi.Exit{Signal: 9, Code: 137, OOMKilled: true}, drivers.ExitResult{ExitCode: 137, Signal: 9, OOMKilled: true}, ""},
+		"as told": {&hostapi.Exit{Signal: 9, Code: 137, OOMKilled: true}, drivers.ExitResult{ExitCode: 137, Signal: 9, OOMKilled: true}, "OOM Killed: the task used more memory than it may"},
 		"funds":   {&hostapi.Exit{Signal: 15, Reason: "stopped: the customer's funds ran out"}, drivers.ExitResult{ExitCode: 143, Signal: 15}, "stopped: the customer's funds ran out"},
 		"lost":    {&hostapi.Exit{Error: "the host was rebooted"}, drivers.ExitResult{}, "the host was rebooted"},
 		"both":    {&hostapi.Exit{Error: "a", Reason: "b"}, drivers.ExitResult{}, "a; b"},

@@ -33,3 +33,22 @@ allow_host_root = false
 
 # How often usage is recorded. A host that dies is paid up to about this moment.
 # checkpoint = "2s"
+
+# Where tasks' images may come from, and what they may take of the disk.
+images {
+  # cache_dir   = "/var/lib/joule/images"   # a disk that overlayfs can write to
+  # cache_limit = "20GiB"                   # the least recently used go first
+  # registries  = ["*"]                     # "*" is every public one; others by host[:port]
+  # auth_file   = "/etc/joule/registries.json" # in Docker's format, mode 0600
+  # local_dirs  = []                        # for oci:/... and docker-archive:/... images
+}
+
+# What keeps tasks from this machine and from each other.
+isolation {
+  # "required": without it, nothing runs; "auto": used where this machine has it.
+  # user_namespace = "auto"
+  # seccomp        = "auto"
+  # cap_allow      = ["chown", "net_raw"]   # what cap_add may name; Nomad's own list unless it is set
+  # pids_max       = 4096                   # processes and threads of a task
+  # cpu_hard_limit = false                  # true: no task uses more CPU than it asked for
+}
