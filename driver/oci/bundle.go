@@ -29,7 +29,7 @@ func (h Host) WriteBundle(dir string, t *Task) error {
 			return err
 		}
 	}
-	root := filepath.Join(dir, rootfsDir) // nothing is in it where the task has an image
+	root := filepath.Join(dir, rootfsDir)                                                // nothing is in it where the task has an image
 	if err := errors.Join(os.MkdirAll(root, 0o755), os.Chmod(root, 0o755)); err != nil { // past the umask: it is the task's /
 		return fmt.Errorf("make bundle: %w", err)
 	}
