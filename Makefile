@@ -104,6 +104,10 @@ bench-postgres:
 		echo "PostgreSQL 15 is not installed. As root: apt-get install postgresql-15 postgresql-client-15; or ARGS=-no-postgres" >&2; exit 1; \
 	fi
 
+.PHONY: bench-driver
+bench-driver: build tools ## measure the driver: a table and build/bench-driver.json (ARGS="-starts 100 -tasks 200 -window 60s")
+	$(GO) test ./driver/bench -run TestMeasure -v -count=1 -timeout 20m -args -out $(CURDIR)/build/bench-driver.json $(ARGS)
+
 .PHONY: fmt
 fmt: ## format the code
 	gofmt -w $$(git ls-files '*.go')

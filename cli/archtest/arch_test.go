@@ -132,7 +132,7 @@ var table = map[string]rule{
 }
 
 // testSupport are packages that only tests import.
-var testSupport = []string{"cli/archtest", "cli/e2e", "cli/command/commandtest", "driver/session/sessiontest",
+var testSupport = []string{"cli/archtest", "cli/e2e", "driver/bench", "cli/command/commandtest", "driver/session/sessiontest",
 	"driver/gpu/nvmlstub",
 	"driver/procevent/tracetest", "raftstore/faultfs", "settlement/sim", "settlement/ledger/ledgertest"}
 

@@ -47,8 +47,9 @@ type Proc struct {
 	group *cgroup.Group
 	done  chan struct{}
 
-	mu  sync.Mutex
-	cpu *cgroup.CPU // opened by the first Sample
+	mu      sync.Mutex
+	cpu     *cgroup.CPU // opened by the first Sample
+	process *Process    // the task's first one, once it is known: it never changes
 }
 
 // Launch starts a shim, detached from the caller, for a new task in dir, which
@@ -261,6 +262,11 @@ func (p *Proc) Started(ctx context.Context) (*Started, error) {
 
 // first returns the identity of the task's first process.
 func (p *Proc) first() (Process, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.process != nil {
+		return *p.process, nil
+	}
 	s, err := readJSON[Started](p.dir, StartedFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return Process{}, ErrNotStarted
@@ -268,7 +274,8 @@ func (p *Proc) first() (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	return Process{Pid: s.Pid, StartTime: s.StartTime, BootID: s.BootID}, nil
+	p.process = &Process{Pid: s.Pid, StartTime: s.StartTime, BootID: s.BootID}
+	return *p.process, nil
 }
 
 // Signal sends a signal to the task's first process, to it and no other:
