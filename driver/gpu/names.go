@@ -29,22 +29,22 @@ func ParseVisible(value string) ([]string, error) {
 		return nil, nil
 	}
 	uuids := strings.Split(value, ",")
-	if err := CheckUUIDs(uuids); err != nil {
+	if err := CheckUUIDs(VisibleEnv, uuids); err != nil {
 		return nil, err
 	}
 	return uuids, nil
 }
 
-// CheckUUIDs reports every entry that is no UUID of a GPU or a MIG device, or
-// is there twice.
-func CheckUUIDs(uuids []string) error {
+// CheckUUIDs reports every entry of a field that is no UUID of a GPU or a MIG
+// device, or is there twice.
+func CheckUUIDs(field string, uuids []string) error {
 	var errs []error
 	for i, u := range uuids {
 		switch {
 		case !isUUID(u):
-			errs = append(errs, fmt.Errorf(`[%d]: must be the UUID of a GPU ("GPU-...") or of a MIG device ("MIG-...") (got %q)`, i, u))
+			errs = append(errs, fmt.Errorf(`%s[%d]: must be the UUID of a GPU ("GPU-...") or of a MIG device ("MIG-...") (got %q)`, field, i, u))
 		case slices.Index(uuids, u) != i:
-			errs = append(errs, fmt.Errorf("[%d]: named twice (got %q)", i, u))
+			errs = append(errs, fmt.Errorf("%s[%d]: named twice (got %q)", field, i, u))
 		}
 	}
 	return errors.Join(errs...)

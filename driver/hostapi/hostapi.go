@@ -83,6 +83,11 @@ type StartRequest struct {
 	Ulimits      map[string]string `json:"ulimits,omitempty"`    // "nofile": "soft:hard"
 	PidsLimit    int64             `json:"pids_limit,omitempty"` // 0: the host's
 	ReadOnlyRoot bool              `json:"readonly_rootfs,omitempty"`
+
+	// Devices are the UUIDs of the GPUs and MIG devices that the task is given.
+	Devices []string `json:"devices,omitempty"`
+	// DevicesNamed: the job named them itself, Nomad didn't hand them out.
+	DevicesNamed bool `json:"devices_named,omitempty"`
 }
 
 // PullDefault is how long an image's pull may take that doesn't say.
@@ -121,6 +126,16 @@ type TaskStatus struct {
 	Runtime     string `json:"runtime,omitempty"` // absolute path of the OCI runtime
 	RuntimeRoot string `json:"runtime_root,omitempty"`
 	ContainerID string `json:"container_id,omitempty"`
+
+	GPU *GPUStatus `json:"gpu,omitempty"` // nil: the task has none
+}
+
+// GPUStatus is what is known of a task's GPUs.
+type GPUStatus struct {
+	Devices []string `json:"devices"`
+	// AccountedMs is how long the driver's own accounts say that they were used,
+	// known at the task's end. nil: they don't say.
+	AccountedMs *uint64 `json:"accounted_ms,omitempty"`
 }
 
 // Exit is how a task ended.
@@ -172,6 +187,26 @@ type HostInfo struct {
 	Tasks           int               `json:"tasks"`
 	Pid             int               `json:"pid"`
 	Goroutines      int               `json:"goroutines"`
+	GPU             *GPUInfo          `json:"gpu,omitempty"` // nil: the host has no GPU
+}
+
+// GPUInfo is what a host has of GPUs.
+type GPUInfo struct {
+	DriverVersion string `json:"driver_version,omitempty"`
+	// Metering says what is known of their use beside the time held, which is
+	// what is billed: "accounting", "sampled" or "none".
+	Metering string      `json:"metering"`
+	Devices  []GPUDevice `json:"devices"`
+	Problems []string    `json:"problems,omitempty"` // in plain words
+}
+
+// GPUDevice is a GPU, or a MIG device. nil and "": it would not say.
+type GPUDevice struct {
+	UUID      string  `json:"uuid"`
+	Model     string  `json:"model,omitempty"`
+	MemoryMiB *uint64 `json:"memory_mib,omitempty"`
+	MIG       *bool   `json:"mig,omitempty"`    // divided into MIG devices
+	Parent    string  `json:"parent,omitempty"` // of a MIG device: its GPU
 }
 
 // Isolation is what keeps tasks with an image from the host, with the runtime

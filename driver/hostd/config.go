@@ -33,6 +33,7 @@ type Config struct {
 	Checkpoint    time.Duration
 	Images        Images
 	Isolation     Isolation
+	GPU           GPUConfig
 }
 
 // file is the HCL form of a Config. Nothing is required here, so that Validate
@@ -51,6 +52,7 @@ type file struct {
 
 	Images    *imagesFile    `hcl:"images,block"`
 	Isolation *isolationFile `hcl:"isolation,block"`
+	GPU       *gpuFile       `hcl:"gpu,block"`
 }
 
 // Default returns what a configuration file need not say.
@@ -61,7 +63,7 @@ func Default() Config {
 	}
 	return Config{
 		Host: host, Class: "crowd", Runtimes: []string{"runc"}, Checkpoint: 2 * time.Second,
-		Images: defaultImages(), Isolation: defaultIsolation(),
+		Images: defaultImages(), Isolation: defaultIsolation(), GPU: defaultGPU(),
 	}
 }
 
@@ -91,6 +93,7 @@ func Load(path string) (Config, error) {
 	}
 	cfg.Images.read(f.Images, &faults)
 	cfg.Isolation.read(f.Isolation, &faults)
+	cfg.GPU.read(f.GPU)
 	if f.Checkpoint != nil {
 		if cfg.Checkpoint, err = time.ParseDuration(*f.Checkpoint); err != nil {
 			faults.add("checkpoint: must be a duration such as \"2s\" (got %q)", *f.Checkpoint)
@@ -169,6 +172,7 @@ func (c *Config) validate() Faults {
 	if c.Shim != "" && !filepath.IsAbs(c.Shim) {
 		bad("shim: must be an absolute path (got %q)", c.Shim)
 	}
+	c.GPU.validate(bad)
 	if c.Checkpoint < checkpointMin || c.Checkpoint > checkpointMax {
 		bad("checkpoint: must be from %v to %v (got %v)", checkpointMin, checkpointMax, c.Checkpoint)
 	}

@@ -65,6 +65,13 @@ isolation {
   pids_max       = 100
   cpu_hard_limit = true
 }
+gpu {
+  probe         = "/opt/joule-gpu-probe"
+  library       = "/opt/libnvidia-ml.so.1"
+  cdi_dirs      = ["/opt/cdi"]
+  required      = true
+  allow_devices = true
+}
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +83,8 @@ isolation {
 		Images: Images{CacheDir: "/big/images", CacheLimit: 500 << 20, AuthFile: "/etc/joule/registries.json",
 			Registries: []string{"docker.io", "127.0.0.1:5000"}, Insecure: []string{"127.0.0.1:5000"}, LocalDirs: []string{"/srv/images"}},
 		Isolation: Isolation{UserNamespace: "required", Seccomp: "off", CapAllow: []string{"CAP_CHOWN", "CAP_NET_RAW"}, PidsMax: 100, CPUHardLimit: true},
+		GPU: GPUConfig{Set: true, Probe: "/opt/joule-gpu-probe", Library: "/opt/libnvidia-ml.so.1", CDIDirs: []string{"/opt/cdi"},
+			Required: true, AllowDevices: true},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("full configuration (-want +got):\n%s", diff)
@@ -127,6 +136,8 @@ func TestConfigFaults(t *testing.T) {
 		{"images {\n  colour = \"red\"\n}", []string{`hostd.hcl:`, `colour`}},
 		{"isolation {\n  user_namespace = \"maybe\"\n  seccomp = \"yes\"\n}", []string{`isolation.user_namespace: `, `"maybe"`, `isolation.seccomp: `, `"yes"`}},
 		{"isolation {\n  cap_allow = [\"fly\"]\n  pids_max = 0\n}", []string{`isolation.cap_allow[0]: not a capability (got "fly")`, `isolation.pids_max: must be from 1`}},
+		{"gpu {\n probe = \"p\"\n cdi_dirs = [\"cdi\"]\n}", []string{`gpu.probe: must be an absolute path (got "p")`, `gpu.cdi_dirs[0]: must be an absolute path (got "cdi")`}},
+		{"gpu {\n cdi_dirs = []\n}", []string{`gpu.cdi_dirs: must name at least one`}},
 	} {
 		t.Run(tc.line, func(t *testing.T) {
 			valid := []string{`data_dir = "/d"`, `servers = ["https://s1:7433"]`}

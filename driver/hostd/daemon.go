@@ -32,6 +32,7 @@ type daemon struct {
 	spool    *spool.Spool
 	sessions *session.Sessions
 	todos    *todos
+	gpus     *gpus
 	boot     string
 
 	ctx     context.Context // ends when hostd does
@@ -88,6 +89,7 @@ func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log 
 		cfg: cfg, log: log, runner: r, openWait: openWait, spool: sp, boot: boot,
 		recheck: make(chan struct{}, 1),
 		tasks:   map[string]*task{},
+		gpus:    newGPUs(cfg.GPU, log),
 	}
 	d.ctx, d.cancel = context.WithCancelCause(ctx)
 	defer d.cancel(nil)
@@ -122,6 +124,7 @@ func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log 
 	d.wg.Go(func() { d.sessions.Run(d.ctx) })
 	d.wg.Go(func() { d.todos.run(d.ctx) })
 	d.wg.Go(d.checkpoints)
+	d.wg.Go(func() { d.gpus.run(d.ctx) })
 	srv.serve()
 	log.Info("hostd runs", "host", cfg.Host, "class", cfg.Class, "data_dir", cfg.DataDir, "socket", cfg.Socket,
 		"tasks", len(d.list()), "spool_records", sp.Count())
@@ -321,6 +324,10 @@ func (d *daemon) info(ctx context.Context) *hostapi.HostInfo {
 		Tasks:           len(d.list()),
 		Pid:             os.Getpid(),
 		Goroutines:      runtime.NumGoroutine(),
+		GPU:             d.gpus.info(),
+	}
+	if info.GPU != nil && d.cfg.GPU.Required {
+		info.Problems = append(info.Problems, info.GPU.Problems...)
 	}
 	for _, s := range d.sessions.Status() {
 		si := hostapi.ServerInfo{URL: s.URL, Connected: s.Connected}

@@ -84,7 +84,9 @@ func (t *task) meterEnd(p proc) (end outcome, told bool, err error) {
 		if !exit.ExitStamped {
 			t.meter.Quality |= wire.QualityExitUnstamped
 		}
-		return end, true, t.meter.Stop(reading(shim.Sample{MonoNs: exit.ExitMonoNs, CPUUsec: exit.CPUUsec}))
+		r := reading(shim.Sample{MonoNs: exit.ExitMonoNs, CPUUsec: exit.CPUUsec})
+		r.GPU = t.gpuEnd(exit)
+		return end, true, t.meter.Stop(r)
 	}
 
 	// Nobody saw the end.
@@ -107,7 +109,9 @@ func (t *task) meterEnd(p proc) (end outcome, told bool, err error) {
 	} else {
 		// The task may have outlived its shim: then this moment is known, too.
 		if s, sampleErr := p.Sample(); sampleErr == nil && t.meter.State != meter.Ended {
-			err = t.meter.Checkpoint(reading(s))
+			r := reading(s)
+			r.GPU = t.gpuReading()
+			err = t.meter.Checkpoint(r)
 		}
 		if killErr := p.Kill(); killErr != nil {
 			t.log.Error("task without a shim can't be killed", "error", killErr)
@@ -249,7 +253,9 @@ func (t *task) checkpoint() (spool.Update, bool) {
 		// It is ending: its final record is next.
 		return spool.Update{}, false
 	}
-	if err := t.meter.Checkpoint(reading(s)); err != nil {
+	r := reading(s)
+	r.GPU = t.gpuReading()
+	if err := t.meter.Checkpoint(r); err != nil {
 		t.log.Error("checkpoint doesn't fit the meter", "error", err)
 		return spool.Update{}, false
 	}

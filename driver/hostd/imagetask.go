@@ -16,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/joulecloud/joule/driver/cdi"
 	"github.com/joulecloud/joule/driver/cgroup"
 	"github.com/joulecloud/joule/driver/hostapi"
 	"github.com/joulecloud/joule/driver/image"
@@ -31,7 +32,7 @@ func (r *shimRunner) Check(req *hostapi.StartRequest, containerID string) error 
 	ctx, cancel := context.WithTimeout(context.Background(), openWait)
 	defer cancel()
 	_, err = r.choose(ctx, req.Runtime)
-	errs := []error{err}
+	errs := []error{err, r.cfg.GPU.checkDevices(req.Devices)}
 	if req.Image != "" {
 		errs = append(errs, r.checkImage(req))
 		// What the image says is not known yet.
@@ -76,6 +77,7 @@ func (r *shimRunner) ociTask(req *hostapi.StartRequest, containerID string) (*oc
 		NoSwap:      host.LimitsSwap(),
 		OOMGroup:    host.Mode == cgroup.V2,
 		PidsMax:     iso.PidsMax,
+		Edit:        cdi.Dirs(r.cfg.GPU.CDIDirs).Edit(cdiNames(req.Devices)),
 	}
 	if req.MemoryMax > req.MemoryMiB {
 		t.MemorySoft = req.MemoryMiB << 20

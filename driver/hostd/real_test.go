@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/joulecloud/joule/driver/cgroup"
+	"github.com/joulecloud/joule/driver/gpu/probe"
 	"github.com/joulecloud/joule/driver/hostapi"
 	"github.com/joulecloud/joule/driver/session/sessiontest"
 	"github.com/joulecloud/joule/driver/shim"
@@ -27,6 +28,9 @@ const childEnv = "HOSTD_TEST_CONFIG"
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "joule-shim" {
 		os.Exit(shim.Main(os.Args[1]))
+	}
+	if filepath.Base(os.Args[0]) == "joule-gpu-probe" {
+		os.Exit(probe.Main(os.Args[1:]))
 	}
 	if path := os.Getenv(childEnv); path != "" {
 		unix.Umask(0o077) // as systemd starts hostd

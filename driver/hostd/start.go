@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/joulecloud/joule/driver/gpu"
 	"github.com/joulecloud/joule/driver/hostapi"
 	"github.com/joulecloud/joule/driver/meter"
 	"github.com/joulecloud/joule/driver/session"
@@ -74,6 +75,9 @@ func (d *daemon) admit(req *hostapi.StartRequest) error {
 	if req.Image == "" && !d.cfg.AllowHostRoot {
 		return apiError(hostapi.ErrRefused, "image: must not be empty: the supplier of host %q doesn't allow tasks on the host's own root file system (allow_host_root is false in its hostd configuration)", d.cfg.Host)
 	}
+	if err := d.admitDevices(req); err != nil {
+		return err
+	}
 	if err := d.runner.Check(req, hostapi.ContainerID(req.ID)); err != nil {
 		return apiError(hostapi.ErrInvalid, "%v", err)
 	}
@@ -101,6 +105,9 @@ func validateStart(req *hostapi.StartRequest) error {
 		if f.v < 0 || f.v > 64<<20 {
 			bad("%s: must be from 0 to %d (got %d)", f.name, 64<<20, f.v)
 		}
+	}
+	if err := gpu.CheckUUIDs("devices", req.Devices); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -137,6 +144,9 @@ func (t *task) open(ctx context.Context) error {
 	}
 	t.d.todos.cancel(t.id)
 	t.d.replace(ctx, t)
+	if err := t.waitForDevices(ctx); err != nil {
+		return t.undo(apiError(hostapi.ErrUnavailable, "%v", err))
+	}
 
 	req := t.record().Request
 	askCtx, cancel := context.WithTimeout(ctx, t.d.openWait)
@@ -187,6 +197,9 @@ func (t *task) orphaned(lease wire.LeaseID) {
 // lease without one has lost it (see loadMeter).
 func (t *task) launch(ctx context.Context) (proc, error) {
 	rec := t.record()
+	if err := t.checkGrant(rec.Grant.Resources.GPUs); err != nil {
+		return nil, err
+	}
 	t.meterMu.Lock()
 	t.meter = meter.New(held(rec.Grant, &rec.Request))
 	state, err := json.Marshal(meterState{Meter: t.meter})
@@ -227,6 +240,14 @@ func (t *task) hold(ctx context.Context, p proc) {
 	t.mu.Lock()
 	t.proc = p
 	t.mu.Unlock()
+	if len(t.devices) > 0 {
+		// From before the start on: what a GPU used until then isn't the task's.
+		track := t.track(t.meter.SamplesSince)
+		t.gpu.Store(track)
+		trackCtx, stop := context.WithCancel(t.d.ctx)
+		defer stop()
+		t.d.wg.Go(func() { track.run(trackCtx) })
+	}
 	startCtx, cancel := context.WithTimeoutCause(ctx, startWait, fmt.Errorf("the runtime didn't start the task within %v", startWait))
 	started, err := p.Started(startCtx)
 	cause := context.Cause(startCtx)
@@ -254,6 +275,9 @@ func (t *task) hold(ctx context.Context, p proc) {
 			t.notStarted(err)
 			return
 		}
+	}
+	if g := t.gpu.Load(); g != nil {
+		g.awaitFirst(t.d.ctx)
 	}
 	t.meterMu.Lock()
 	err = t.startMeter(started)

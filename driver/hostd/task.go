@@ -26,6 +26,10 @@ type task struct {
 	dir string
 	log *slog.Logger
 
+	alloc, name string                   // Nomad's allocation and task
+	devices     []string                 // UUIDs of the GPUs it holds until it has exited
+	gpu         atomic.Pointer[gpuTrack] // nil: it has none, or isn't launched yet
+
 	// ready is closed when the start has come to an end: the task runs, or has
 	// exited, or start holds why there is no task.
 	ready    chan struct{}
@@ -41,6 +45,9 @@ type task struct {
 	exit    *hostapi.Exit // nil before it has exited
 	endedAt time.Time
 	notes   []string // see hostapi.TaskStatus
+	// accounted is how long the driver's accounts say that its GPUs were used,
+	// in ms; nil: they don't say.
+	accounted *uint64
 
 	// meterMu orders the lease's records: it is held from a reading until the
 	// record with it is spooled.
@@ -62,6 +69,9 @@ func (d *daemon) newTask(rec record) *task {
 		d:        d,
 		id:       rec.Request.ID,
 		dir:      d.taskDir(rec.Request.ID),
+		alloc:    rec.Request.AllocID,
+		name:     rec.Request.Task,
+		devices:  rec.Request.Devices,
 		log:      d.log.With("task", rec.Request.ID),
 		ready:    make(chan struct{}),
 		exited:   make(chan struct{}),
@@ -121,7 +131,7 @@ func (t *task) hasExited() bool {
 func (t *task) status() *hostapi.TaskStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st := &hostapi.TaskStatus{ID: t.id, State: hostapi.StateStarting, ContainerID: t.rec.ContainerID, Notes: slices.Clone(t.notes)}
+	st := &hostapi.TaskStatus{ID: t.id, State: hostapi.StateStarting, ContainerID: t.rec.ContainerID, Notes: slices.Clone(t.notes), GPU: t.gpuStatus()}
 	if t.rec.Grant != nil {
 		st.LeaseID = uint64(t.rec.Grant.Lease)
 	}
@@ -168,7 +178,7 @@ func (t *task) update(final bool) (spool.Update, error) {
 	if err != nil {
 		return spool.Update{}, fmt.Errorf("encode meter: %w", err)
 	}
-	u := t.meter.Usage()
+	u, g := t.meter.Usage(), t.meter.GPUUsage()
 	return spool.Update{
 		Lease: t.lease(),
 		Record: &wire.Record{
@@ -178,6 +188,9 @@ func (t *task) update(final bool) (spool.Update, error) {
 			Active:  u.Active,
 			Standby: u.Standby,
 			Quality: u.Quality,
+
+			GPUBusyMs:   g.BusyMs,
+			GPUEnergyMJ: g.EnergyMJ,
 		},
 		State: state,
 		Base:  t.base,
@@ -204,7 +217,10 @@ func (t *task) startMeter(s *shim.Started) error {
 		t.meter.Quality |= wire.QualityStartUnstamped
 	}
 	rec := t.record()
-	return t.meter.Start(meter.Reading{MonoNs: s.ExecMonoNs, CPUUsec: s.CPUBaseUsec, CPUKnown: true}, meter.Active, max(rec.Grant.Epoch, 1))
+	if len(t.devices) > 0 {
+		t.meter.HoldGPUs(t.devices, uint64(s.ExecWallNs/1000))
+	}
+	return t.meter.Start(meter.Reading{MonoNs: s.ExecMonoNs, CPUUsec: s.CPUBaseUsec, CPUKnown: true, GPU: t.gpuReading()}, meter.Active, max(rec.Grant.Epoch, 1))
 }
 
 func reading(s shim.Sample) meter.Reading {
@@ -226,7 +242,7 @@ func (t *task) totals() (tot session.Totals, ok bool) {
 	defer t.beatMu.Unlock()
 	if t.meterMu.TryLock() {
 		if t.meter != nil && t.meter.State != meter.Idle {
-			m := *t.meter // a look ahead, no boundary
+			m := t.meter.Clone() // a look ahead, no boundary
 			if s, err := t.process().Sample(); err == nil && m.State != meter.Ended {
 				// The state was checked: a checkpoint fits it.
 				_ = m.Checkpoint(reading(s))

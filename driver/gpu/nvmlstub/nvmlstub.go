@@ -27,6 +27,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -56,7 +57,29 @@ func Build(tb testing.TB, old bool) *Stub {
 	}
 	dir := tb.TempDir()
 	s := &Stub{tb: tb, dir: dir, Path: filepath.Join(dir, library)}
-	src := filepath.Join(dir, "stub.c")
+	builds.Lock()
+	defer builds.Unlock()
+	if builds.done[old] == nil {
+		build(tb, gcc, s.Path, old)
+		if builds.done[old], err = os.ReadFile(s.Path); err != nil {
+			tb.Fatal(err)
+		}
+	} else if err := os.WriteFile(s.Path, builds.done[old], 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	s.Set()
+	return s
+}
+
+// builds are the libraries that this process has built.
+var builds = struct {
+	sync.Mutex
+	done map[bool][]byte
+}{done: map[bool][]byte{}}
+
+func build(tb testing.TB, gcc, path string, old bool) {
+	tb.Helper()
+	src := filepath.Join(filepath.Dir(path), "stub.c")
 	if err := os.WriteFile(src, source, 0o600); err != nil {
 		tb.Fatal(err)
 	}
@@ -65,15 +88,13 @@ func Build(tb testing.TB, old bool) *Stub {
 		tb.Fatalf("find nvml.h: %v", err)
 	}
 	args := []string{"-shared", "-fPIC", "-O1", "-Wall", "-DNVML_NO_UNVERSIONED_FUNC_DEFS=1",
-		"-I", filepath.Join(strings.TrimSpace(string(list)), "pkg", "nvml"), "-Wl,-soname," + library, "-o", s.Path, src}
+		"-I", filepath.Join(strings.TrimSpace(string(list)), "pkg", "nvml"), "-Wl,-soname," + library, "-o", path, src}
 	if old {
 		args = append([]string{"-DOLD"}, args...)
 	}
 	if out, err := exec.Command(gcc, append(args, "-ldl", "-lpthread")...).CombinedOutput(); err != nil {
 		tb.Fatalf("build the stub: %v\n%s", err, out)
 	}
-	s.Set()
-	return s
 }
 
 // Set replaces what the library says from its next call on.

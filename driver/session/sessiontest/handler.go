@@ -71,7 +71,7 @@ func (s *Server) OpenLease(_ context.Context, req *joulev1.OpenLeaseRequest) (*j
 	return &joulev1.OpenLeaseResponse{
 		LeaseId: uint64(id), Epoch: 1, HostId: 1, Hold: 1_000_000,
 		Prices:    &joulev1.Prices{BaseNusdPerHour: 36_000_000},
-		Resources: &joulev1.Resources{MilliCores: 2000, MemoryMib: 64},
+		Resources: &joulev1.Resources{MilliCores: 2000, MemoryMib: 64, Gpus: s.hooks.GPUs},
 	}, nil
 }
 

@@ -58,6 +58,7 @@ type Server struct {
 // behaviour.
 type Hooks struct {
 	HeartbeatMs, CheckpointMs int64
+	GPUs                      uint32 // granted to each lease
 
 	Open  func(*joulev1.OpenLeaseRequest) error
 	Close func(lease wire.LeaseID) error
