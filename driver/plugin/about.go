@@ -63,6 +63,7 @@ func taskConfigSpec() *hclspec.Spec {
 		"cpu_hard_limit":     hclspec.NewAttr("cpu_hard_limit", "bool", false),
 		"work_dir":           hclspec.NewAttr("work_dir", "string", false),
 		"budget":             hclspec.NewAttr("budget", "string", false),
+		"devices":            hclspec.NewAttr("devices", "list(string)", false),
 		"max_price": hclspec.NewBlock("max_price", false, hclspec.NewObject(map[string]*hclspec.Spec{
 			"base":   hclspec.NewAttr("base", "string", false),
 			"cpu":    hclspec.NewAttr("cpu", "string", false),

@@ -170,6 +170,9 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 		d.abandon(cfg.ID)
 		return nil, nil, fmt.Errorf("encode the task's handle: %w", err)
 	}
+	if _, dropped := withoutNVIDIA(cfg); len(dropped) > 0 {
+		d.emit(cfg, "Not passed on, since they steer what GPUs a container gets: "+strings.Join(dropped, ", "), nil)
+	}
 	d.emit(cfg, fmt.Sprintf("Lease %d opened", st.LeaseID), map[string]string{"lease_id": strconv.FormatUint(st.LeaseID, 10)})
 	return handle, nil, nil
 }

@@ -120,6 +120,7 @@ func describe(info *hostapi.HostInfo, err error, last *drivers.Fingerprint) *dri
 	flag(".isolation.user_namespace", info.Isolation.UserNamespace)
 	flag(".isolation.seccomp", info.Isolation.Seccomp)
 	set(".isolation", info.Isolation.Tier())
+	gpuAttributes(info.GPU, func(name string, a *pstructs.Attribute) { fp.Attributes[attrPrefix+name] = a })
 	if last != nil {
 		// Nomad only forgets an attribute that it is sent as empty.
 		for name := range last.Attributes {

@@ -36,6 +36,7 @@ type TaskConfig struct {
 	WorkDir  string    `codec:"work_dir"`
 	Budget   string    `codec:"budget"` // USD for the whole job; "": no limit
 	MaxPrice *MaxPrice `codec:"max_price"`
+	Devices  []string  `codec:"devices"` // UUIDs of GPUs, where the supplier lets jobs name them
 }
 
 // MaxPrice is the dearest offer that a customer takes: USD per hour of each
@@ -168,6 +169,7 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 		return nil, fmt.Errorf("decode task config: %w", err)
 	}
 	faults := []error{tc.Validate()}
+	var devices []string
 	alloc, rest, ok1 := strings.Cut(cfg.ID, "/")
 	slash := strings.LastIndexByte(rest, '/')
 	if !ok1 || slash < 0 {
@@ -178,9 +180,10 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 	}
 	if r := cfg.Resources; r == nil || r.NomadResources == nil {
 		faults = append(faults, errors.New("resources: missing"))
-	} else if len(r.NomadResources.Devices) > 0 {
-		// A task without the device it pays for would be worse than none.
-		faults = append(faults, fmt.Errorf("resources.device: driver %q passes no devices on (got %q)", Name, r.NomadResources.Devices[0].ID()))
+	} else {
+		var err error
+		devices, err = taskDevices(cfg, tc.Devices)
+		faults = append(faults, err)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -188,6 +191,7 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 
 	dir := cfg.TaskDir()
 	cpu, mem := cfg.Resources.NomadResources.Cpu, cfg.Resources.NomadResources.Memory
+	env, _ := withoutNVIDIA(cfg)
 	req := &hostapi.StartRequest{
 		ID:         cfg.ID,
 		AllocID:    alloc,
@@ -195,7 +199,7 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 		Invocation: rest[slash+1:],
 		Command:    tc.Command,
 		Args:       tc.Args,
-		Env:        cfg.Env,
+		Env:        env,
 		User:       cfg.User,
 		WorkDir:    tc.WorkDir,
 		AllocDir:   dir.SharedAllocDir,
@@ -217,6 +221,9 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 		Ulimits:      tc.Ulimit,
 		PidsLimit:    tc.PidsLimit,
 		ReadOnlyRoot: tc.ReadOnlyRoot,
+
+		Devices:      devices,
+		DevicesNamed: len(tc.Devices) > 0,
 	}
 	if tc.Image != "" {
 		d, err := tc.pullTimeout()

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"github.com/joulecloud/joule/driver/hostapi"
@@ -109,9 +108,6 @@ func TestStartRequestRefusesWhatItCannotDo(t *testing.T) {
 	}{
 		"volume": {func(c *drivers.TaskConfig) { c.Mounts = []*drivers.MountConfig{{TaskPath: "/data", HostPath: "/srv"}} },
 			`volume_mount: driver "joule" mounts no volumes (got destination "/data")`},
-		"device": {func(c *drivers.TaskConfig) {
-			c.Resources.NomadResources.Devices = []*structs.AllocatedDeviceResource{{Vendor: "nvidia", Type: "gpu", Name: "T4"}}
-		}, `resources.device: driver "joule" passes no devices on (got "nvidia/gpu/T4")`},
 		"id":        {func(c *drivers.TaskConfig) { c.ID = "x" }, `task id: want alloc/task/invocation (got "x")`},
 		"resources": {func(c *drivers.TaskConfig) { c.Resources = nil }, "resources: missing"},
 		"network": {func(c *drivers.TaskConfig) {

@@ -126,10 +126,31 @@ func describe(alloc *api.Allocation, node *api.Node, task string) (*Task, error)
 			t.GPUs += uint32(len(d.DeviceIDs))
 		}
 	}
+	if err := t.readDevices(spec.Config); err != nil {
+		return nil, fmt.Errorf("%w: job %q task %q: %w", ErrBadTerms, alloc.JobID, task, err)
+	}
 	if err := t.readTerms(spec.Config); err != nil {
 		return nil, fmt.Errorf("%w: job %q task %q: %w", ErrBadTerms, alloc.JobID, task, err)
 	}
 	return t, nil
+}
+
+// readDevices counts the GPUs that the job names itself, past Nomad's device
+// plugin.
+func (t *Task) readDevices(config map[string]any) error {
+	v, ok := config["devices"]
+	if !ok || v == nil {
+		return nil
+	}
+	list, ok := v.([]any)
+	if !ok {
+		return fmt.Errorf("devices: want a list of UUIDs, got %v", v)
+	}
+	if t.GPUs > 0 && len(list) > 0 {
+		return fmt.Errorf("devices: the task's resources have a device block already: use one of the two (got %v)", v)
+	}
+	t.GPUs += uint32(len(list))
+	return nil
 }
 
 func findTask(alloc *api.Allocation, task string) *api.Task {

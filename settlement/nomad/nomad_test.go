@@ -71,6 +71,16 @@ func TestTask(t *testing.T) {
 	}
 }
 
+// A job that names its GPUs itself pays for them.
+func TestNamedDevices(t *testing.T) {
+	alloc, node := placed(map[string]any{"devices": []any{"GPU-a", "GPU-b", "MIG-c"}})
+	alloc.AllocatedResources.Tasks["main"].Devices = nil
+	got, err := fakeNomad(t, alloc, node).Task(t.Context(), "a1", "main")
+	if err != nil || got.GPUs != 3 {
+		t.Errorf("got %+v, %v, want 3 GPUs", got, err)
+	}
+}
+
 func TestTaskRefusals(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
@@ -97,6 +107,10 @@ func TestTaskRefusals(t *testing.T) {
 			config: map[string]any{"max_price": map[string]any{"disk": "1"}}},
 		{name: "a negative budget", alloc: "a1", task: "main", want: ErrBadTerms, words: "budget",
 			config: map[string]any{"budget": "-1"}},
+		{name: "GPUs named beside Nomad's", alloc: "a1", task: "main", want: ErrBadTerms, words: "devices: ",
+			config: map[string]any{"devices": []any{"GPU-a"}}},
+		{name: "GPUs that are no list", alloc: "a1", task: "main", want: ErrBadTerms, words: "GPU-a",
+			config: map[string]any{"devices": "GPU-a"}},
 		{name: "two price blocks", alloc: "a1", task: "main", want: ErrBadTerms, words: "max_price",
 			config: map[string]any{"max_price": []any{map[string]any{}, map[string]any{}}}},
 	} {
