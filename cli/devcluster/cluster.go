@@ -30,6 +30,9 @@ type HostSpec struct {
 	Supplier string
 	Class    string
 	Offer    *joulev1.Prices // nil: no offer is made
+
+	HostdExtra string // lines for hostd.hcl
+	AgentExtra string // lines for the Nomad client's configuration
 }
 
 // Config says what to run and with which programs.
@@ -218,8 +221,8 @@ func (c *Cluster) enrol(ctx context.Context, spec HostSpec) error {
 		return err
 	}
 	err := writeFile(h.ConfigFile(), "host            = %q\nclass           = %q\ndata_dir        = %q\nservers         = [%q]\n"+
-		"runtimes        = [%q]\nallow_host_root = true\nshim            = %q\n",
-		spec.Name, spec.Class, h.DataDir(), c.SettlementURL(), c.cfg.Runtime, c.cfg.Shim)
+		"runtimes        = [%q]\nallow_host_root = true\nshim            = %q\n%s",
+		spec.Name, spec.Class, h.DataDir(), c.SettlementURL(), c.cfg.Runtime, c.cfg.Shim, spec.HostdExtra)
 	if err == nil && c.cfg.Registries != nil {
 		err = appendFile(h.ConfigFile(), "images {\n  registries = [%s]\n}\n", quoted(c.cfg.Registries))
 	}

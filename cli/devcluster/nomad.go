@@ -135,7 +135,7 @@ plugin "nomad-driver-joule" {
     hostd_binary = %q
   }
 }
-`, h.Name, filepath.Join(h.dir, "nomad"), c.cfg.PluginDir, httpPort, rpcPort, c.nomadRPC, h.ConfigFile(), c.cfg.Joule)
+%s`, h.Name, filepath.Join(h.dir, "nomad"), c.cfg.PluginDir, httpPort, rpcPort, c.nomadRPC, h.ConfigFile(), c.cfg.Joule, h.AgentExtra)
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,7 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	serveDevicePlugin()
 	flag.Parse()
 	code := m.Run()
 	if shared.f != nil {

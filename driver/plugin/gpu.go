@@ -17,6 +17,9 @@ import (
 // taskDevices are the UUIDs of the GPUs that the task is given: those that
 // Nomad's NVIDIA device plugin has handed out, or those that the job names
 // itself. The device plugin only says which they are; giving them is up to us.
+// Nomad 1.11 doesn't carry a task's granted devices over the wire to a driver:
+// then the device plugin's variable is all there is, and hostd compares it with
+// what the lease is for.
 func taskDevices(cfg *drivers.TaskConfig, named []string) (uuids []string, err error) {
 	var faults []error
 	var granted []string
@@ -30,11 +33,15 @@ func taskDevices(cfg *drivers.TaskConfig, named []string) (uuids []string, err e
 	}
 	visible, err := gpu.ParseVisible(cfg.DeviceEnv[gpu.VisibleEnv])
 	faults = append(faults, err, gpu.CheckUUIDs("devices", named))
+	if _, ours := cfg.DeviceEnv[gpu.VisibleEnv]; len(cfg.Devices) > 0 || !ours && len(cfg.DeviceEnv) > 0 {
+		faults = append(faults, fmt.Errorf("resources.device: driver %q passes only NVIDIA GPUs on (got what another device plugin hands out: %q)",
+			Name, slices.Sorted(maps.Keys(cfg.DeviceEnv))))
+	}
 	same := slices.Equal(slices.Sorted(slices.Values(granted)), slices.Sorted(slices.Values(visible)))
 	switch {
-	case len(granted) > 0 && len(named) > 0:
+	case len(granted)+len(visible) > 0 && len(named) > 0:
 		faults = append(faults, fmt.Errorf("devices: the task's resources have a device block already: use one of the two (got %q)", named))
-	case err == nil && !same:
+	case err == nil && len(granted) > 0 && !same:
 		faults = append(faults, fmt.Errorf("resources.device: Nomad granted %q, but its device plugin handed out %q (in %s)", granted, visible, gpu.VisibleEnv))
 	}
 	if err := errors.Join(faults...); err != nil {

@@ -35,6 +35,18 @@ func TestDevicesOfTheRequest(t *testing.T) {
 			c.Env = map[string]string{"NVIDIA_VISIBLE_DEVICES": "GPU-b"}
 		}, want: []string{"GPU-a"}},
 		{name: "named by the job", change: func(*drivers.TaskConfig) {}, config: TaskConfig{Devices: []string{"GPU-a"}}, want: []string{"GPU-a"}, named: true},
+		{name: "two of Nomad's, as they come over the wire", change: func(c *drivers.TaskConfig) {
+			grantGPUs(c, "GPU-b", "MIG-a")
+			c.Resources.NomadResources.Devices = nil
+		}, want: []string{"GPU-b", "MIG-a"}},
+		{name: "both, as they come over the wire", change: func(c *drivers.TaskConfig) {
+			grantGPUs(c, "GPU-a")
+			c.Resources.NomadResources.Devices = nil
+		}, config: TaskConfig{Devices: []string{"GPU-b"}}, err: []string{"devices: ", "device block"}},
+		{name: "another plugin's device", change: func(c *drivers.TaskConfig) { c.DeviceEnv = map[string]string{"FPGA": "1"} },
+			err: []string{"passes only NVIDIA GPUs on", "FPGA"}},
+		{name: "another plugin's device node", change: func(c *drivers.TaskConfig) { c.Devices = []*drivers.DeviceConfig{{TaskPath: "/dev/x"}} },
+			err: []string{"passes only NVIDIA GPUs on"}},
 		{name: "both", change: func(c *drivers.TaskConfig) { grantGPUs(c, "GPU-a") }, config: TaskConfig{Devices: []string{"GPU-b"}},
 			err: []string{"devices: ", `"GPU-b"`, "device block"}},
 		{name: "no UUIDs", change: func(*drivers.TaskConfig) {}, config: TaskConfig{Devices: []string{"0", "all", "GPU-a", "GPU-a", "GPU-../x"}},
