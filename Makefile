@@ -87,6 +87,23 @@ race: ## run the tests of what has goroutines under the race detector
 sim: ## run simulated clusters on broken networks and disks (SIM_TIME=1m, SIM_SEED=n for one again)
 	SIM_TIME=$(or $(SIM_TIME),1m) SIM_SEED=$(SIM_SEED) $(GO) test -v -count=1 -timeout 0 -run TestSimulation ./settlement/sim | grep -v -e '--- PASS: TestSimulation/' -e '=== RUN'
 
+.PHONY: torture
+torture: ## break three real servers under load (ROUNDS=200, TORTURE_SEED=n); needs root
+	ROUNDS=$(or $(ROUNDS),200) TORTURE_SEED=$(TORTURE_SEED) $(GO) test -v -count=1 -timeout 0 -run TestTorture ./settlement/torture
+
+.PHONY: mutants
+mutants: ## plant faults in the code one by one; each must be noticed by a test (ARGS="-run regexp")
+	$(GO) run ./cli/mutants $(ARGS)
+
+.PHONY: fuzz
+fuzz: ## fuzz every target for a while (FUZZ_TIME=30s)
+	@for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' cli driver raftstore settlement | xargs -n1 dirname | sort -u); do \
+		for target in $$(grep -rhoP --include='*_test.go' '^func \KFuzz\w+' $$pkg); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(FUZZ_TIME),30s) ./$$pkg || exit 1; \
+		done; \
+	done
+
 PG15 := /usr/lib/postgresql/15/bin/postgres
 
 .PHONY: bench

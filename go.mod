@@ -11,6 +11,7 @@ replace github.com/Microsoft/go-winio => github.com/endocrimes/go-winio v0.4.13-
 require (
 	connectrpc.com/connect v1.21.1
 	github.com/NVIDIA/go-nvml v0.13.3-1
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/containerd/go-runc v1.2.1
 	github.com/google/go-cmp v0.7.0
 	github.com/google/go-containerregistry v0.22.1

@@ -128,13 +128,14 @@ var table = map[string]rule{
 	"cli/demo": {
 		ours:   append([]string{"cli/devcluster", "cli/outside", "driver/hostapi"}, apis...),
 		theirs: []string{"github.com/hashicorp/nomad/api"}},
-	"cli/joule": {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "settlement/backup", "settlement/tlsca", "driver/doctor", "driver/hostd"}},
+	"cli/mutants": {},
+	"cli/joule":   {ours: []string{"cli/command", "cli/demo", "cli/devcluster", "settlement/money", "settlement/daemon", "settlement/client", "settlement/audit", "settlement/backup", "settlement/tlsca", "driver/doctor", "driver/hostd"}},
 }
 
 // testSupport are packages that only tests import.
 var testSupport = []string{"cli/archtest", "cli/e2e", "driver/bench", "cli/command/commandtest", "driver/session/sessiontest",
 	"driver/gpu/nvmlstub",
-	"driver/procevent/tracetest", "raftstore/faultfs", "settlement/sim", "settlement/ledger/ledgertest"}
+	"driver/procevent/tracetest", "raftstore/faultfs", "settlement/sim", "settlement/torture", "settlement/ledger/ledgertest"}
 
 type goPackage struct {
 	ImportPath string

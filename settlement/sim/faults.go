@@ -157,6 +157,7 @@ func (c *cluster) flip() {
 			s.disk.Flip(path, f.bit)
 			f.around = f.surroundings(s.disk)
 			s.flipped = f
+			s.hurt = s.hurt || strings.HasPrefix(path, journalDir)
 			c.count("flipped bits")
 		}
 	}

@@ -183,6 +183,11 @@ func (e *endpoint) deliver(to raft.ServerAddress, command any, data io.Reader) (
 	if target == nil {
 		return raft.RPCResponse{}, errNet
 	}
+	if data != nil {
+		e.net.mu.Lock()
+		e.net.given[to] = 0
+		e.net.mu.Unlock()
+	}
 	answer := make(chan raft.RPCResponse, 1)
 	timeout := time.NewTimer(10 * time.Second)
 	defer timeout.Stop()
@@ -242,9 +247,6 @@ func (e *endpoint) RequestPreVote(_ raft.ServerID, to raft.ServerAddress, args *
 
 // InstallSnapshot implements raft.Transport.
 func (e *endpoint) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	e.net.mu.Lock()
-	e.net.given[to] = 0
-	e.net.mu.Unlock()
 	c := *args
 	return send(e, to, &c, data, resp)
 }
