@@ -41,6 +41,10 @@ func Main(dir string) int {
 	dropped := make(chan os.Signal, 1)
 	signal.Notify(dropped, unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE)
 
+	// The runtime makes mount points in the task's root, which the task must be
+	// able to reach; systemd starts hostd with a umask of 077.
+	unix.Umask(0o022)
+
 	s, err := open(dir, logger)
 	if err != nil {
 		logger.Printf("open: %v", err)
