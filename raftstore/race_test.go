@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,8 +111,9 @@ func termRaceTrial(t *testing.T, wrap func(Transport) Transport) bool {
 
 // scriptedPeer votes for whoever asks and agrees to every append.
 type scriptedPeer struct {
-	id    string
-	trans *raft.NetworkTransport
+	id     string
+	trans  *raft.NetworkTransport
+	silent atomic.Bool // it answers nothing any more
 }
 
 func newScriptedPeer(t *testing.T, id string) *scriptedPeer {
@@ -151,6 +153,9 @@ func (p *scriptedPeer) header() raft.RPCHeader {
 }
 
 func (p *scriptedPeer) answer(rpc raft.RPC) {
+	if p.silent.Load() {
+		return
+	}
 	switch req := rpc.Command.(type) {
 	case *raft.RequestPreVoteRequest:
 		rpc.Respond(&raft.RequestPreVoteResponse{RPCHeader: p.header(), Term: req.Term, Granted: true}, nil)
