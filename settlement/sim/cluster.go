@@ -294,7 +294,7 @@ func (s *server) bringUp() {
 // copyJournal puts the longest other journal in place of a server's own.
 func (s *server) copyJournal() {
 	var best map[string][]byte
-	size := 0
+	size, hurt := 0, false
 	for _, other := range s.c.servers {
 		if other == s {
 			continue
@@ -307,14 +307,15 @@ func (s *server) copyJournal() {
 				n += len(files[path])
 			}
 		}
+		otherHurt := other.hurt || other.flipped != nil
 		other.mu.Unlock()
 		if n > size {
-			best, size = files, n
+			best, size, hurt = files, n, otherHurt
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hurt = false
+	s.hurt = hurt // a flipped bit came along
 	for path, b := range best {
 		s.disk.SetContent(path, b)
 	}
