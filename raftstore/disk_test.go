@@ -370,7 +370,10 @@ func TestSegmentFilledAtACrash(t *testing.T) {
 			}
 			return nil
 		}
-		if err := d.log.StoreLog(&raft.Log{Index: 4, Data: bytes.Repeat([]byte("x"), 1000)}); (err != nil) != (mode == "torn") {
+		// The library notes that a segment is full on a goroutine of its own, so
+		// the power may be gone before the log's mark is written, too.
+		err = d.log.StoreLog(&raft.Log{Index: 4, Data: bytes.Repeat([]byte("x"), 1000)})
+		if err == nil && mode == "torn" || err != nil && !errors.Is(err, faultfs.ErrPower) {
 			t.Fatal(err)
 		}
 		d.wal.Close()
