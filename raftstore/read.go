@@ -21,15 +21,7 @@ import (
 // Its errors are *NotLeaderError, ErrLeadershipLost, ErrShutdown, ErrFailed and
 // ctx's.
 func (s *Store) VerifyRead(ctx context.Context) error {
-	err := s.verifyRead(ctx)
-	// A server whose disk has failed steps down as well: which of the two was
-	// met first is chance, the failure is the reason.
-	if err != nil {
-		if stopped := s.stopped(); stopped != nil {
-			return stopped
-		}
-	}
-	return err
+	return s.readError(s.verifyRead(ctx))
 }
 
 func (s *Store) verifyRead(ctx context.Context) error {
@@ -107,6 +99,18 @@ func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.load() }
 // server knows, so another server that waits for it gets there.
 func (s *Store) CommandIndex() uint64 { return s.fsm.command.Load() }
 
+// readError is a read's error, or what stopped the store: a server whose disk has
+// failed steps down as well; which of the two was met first is chance, the
+// failure is the reason.
+func (s *Store) readError(err error) error {
+	if err != nil {
+		if stopped := s.stopped(); stopped != nil {
+			return stopped
+		}
+	}
+	return err
+}
+
 // stopped is nil while the store works.
 func (s *Store) stopped() error {
 	if s.failure.cause() != nil { // the shutdown may still be under way
@@ -127,13 +131,7 @@ func (s *Store) stopped() error {
 // far as it knows. A leader that was paused or cut off may have been superseded
 // within its lease. Errors as VerifyRead.
 func (s *Store) LeaderRead(ctx context.Context) error {
-	err := s.leaderRead(ctx)
-	if err != nil {
-		if stopped := s.stopped(); stopped != nil {
-			return stopped
-		}
-	}
-	return err
+	return s.readError(s.leaderRead(ctx))
 }
 
 func (s *Store) leaderRead(ctx context.Context) error {

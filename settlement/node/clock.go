@@ -18,7 +18,7 @@ type clock struct {
 	at     time.Time   // when it was, with its monotonic reading
 }
 
-// stamp returns the stamp for now, given the ledger's own time.
+// stamp returns the time stamp of the moment now, given the ledger's own time.
 func (c *clock) stamp(now time.Time, applied ledger.Time) ledger.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
