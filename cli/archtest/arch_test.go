@@ -61,7 +61,8 @@ var table = map[string]rule{
 	"settlement/metrics": {
 		ours:   []string{"raftstore", "settlement/cluster", "settlement/node"},
 		theirs: []string{"github.com/prometheus/client_golang"}},
-	"settlement/tlsca": {},
+	"settlement/tlsca":    {},
+	"settlement/loopback": {},
 	"settlement/cluster": {
 		ours:   append([]string{"raftstore", "settlement/journal", "settlement/node"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
@@ -80,7 +81,7 @@ var table = map[string]rule{
 		theirs: []string{"github.com/jackc/pgx/v5"}},
 	"settlement/bench/cluster": {
 		ours: append([]string{"raftstore", "settlement/bench/proc", "settlement/bench/workload", "settlement/client",
-			"settlement/ledger", "settlement/node", "settlement/nomad", "settlement/server", "settlement/wire"}, apis...),
+			"settlement/ledger", "settlement/loopback", "settlement/node", "settlement/nomad", "settlement/server", "settlement/wire"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
 
 	"raftstore": {theirs: []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "golang.org/x/sys/unix"}},
@@ -123,7 +124,7 @@ var table = map[string]rule{
 		ours:   append([]string{"cli/output", "settlement/access", "settlement/money", "settlement/client", "settlement/refusal"}, apis...),
 		theirs: []string{"github.com/urfave/cli/v2", "connectrpc.com/connect", "google.golang.org/protobuf"}},
 	"cli/devcluster": {
-		ours:   append([]string{"driver/hostapi", "settlement/client"}, apis...),
+		ours:   append([]string{"driver/hostapi", "settlement/client", "settlement/loopback"}, apis...),
 		theirs: []string{"github.com/hashicorp/nomad/api"}},
 	"cli/demo": {
 		ours:   append([]string{"cli/devcluster", "cli/outside", "driver/hostapi"}, apis...),

@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,6 +23,7 @@ import (
 	"github.com/joulecloud/joule/cli/command/commandtest"
 	"github.com/joulecloud/joule/cli/output"
 	"github.com/joulecloud/joule/settlement/access"
+	"github.com/joulecloud/joule/settlement/loopback"
 	"github.com/joulecloud/joule/settlement/money"
 )
 
@@ -88,12 +88,11 @@ func newScript(t *testing.T) *script {
 // refusedURL is a loopback address that nobody listens on.
 func refusedURL(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
+	return "http://" + addr
 }
 
 func (s *script) run(text string) string {

@@ -22,6 +22,7 @@ import (
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
 	"github.com/joulecloud/joule/settlement/client"
+	"github.com/joulecloud/joule/settlement/loopback"
 )
 
 // HostSpec is one supplier's host: a Nomad client with its hostd.
@@ -141,8 +142,8 @@ func Start(ctx context.Context, cfg Config) (c *Cluster, err error) {
 	return c, nil
 }
 
-// takePorts fixes every address. Ports are taken free and released at once:
-// another program may snatch one, and then the start fails and says so.
+// takePorts fixes every address. Another program may snatch one before it is
+// listened on, and then the start fails and says so.
 func (c *Cluster) takePorts() error {
 	for _, a := range []struct {
 		into *string
@@ -151,29 +152,35 @@ func (c *Cluster) takePorts() error {
 		{&c.serverAddr, c.cfg.SettlementAddr}, {&c.raftAddr, ""},
 		{&c.nomadHTTP, c.cfg.NomadAddr}, {&c.nomadRPC, ""},
 	} {
-		want := a.want
-		if want == "" {
-			want = "127.0.0.1:0"
-		}
-		ln, err := net.Listen("tcp", want)
-		if err != nil {
-			return fmt.Errorf("address %s: %w", want, err)
-		}
-		*a.into = ln.Addr().String()
-		if err := ln.Close(); err != nil {
+		var err error
+		if *a.into, err = address(a.want); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func freePort() (int, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// address is want, which must be free, or a free one for "".
+func address(want string) (string, error) {
+	if want == "" {
+		return loopback.Reserve()
+	}
+	ln, err := net.Listen("tcp", want)
 	if err != nil {
-		return 0, err
+		return "", fmt.Errorf("address %s: %w", want, err)
 	}
 	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port, nil
+	return ln.Addr().String(), nil
+}
+
+// freePort is a free port of 127.0.0.1.
+func freePort() (string, error) {
+	addr, err := loopback.Reserve()
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(addr)
+	return port, err
 }
 
 func (c *Cluster) process(name string, args ...string) *Process {

@@ -51,7 +51,7 @@ data_dir = %q
 ports {
   http = %s
   rpc  = %s
-  serf = %d
+  serf = %s
 }
 server {
   enabled          = true
@@ -108,15 +108,15 @@ func (c *Cluster) configureClient(h *Host) error {
 	if err != nil {
 		return err
 	}
-	h.http = fmt.Sprintf("127.0.0.1:%d", httpPort)
+	h.http = fmt.Sprintf("127.0.0.1:%s", httpPort)
 	file := filepath.Join(h.dir, "agent.hcl")
 	err = writeFile(file, agentCommon+`
 name       = %q
 data_dir   = %q
 plugin_dir = %q
 ports {
-  http = %d
-  rpc  = %d
+  http = %s
+  rpc  = %s
 }
 client {
   enabled = true

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net"
 	"os"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/joulecloud/joule/cli/command/commandtest"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/client"
+	"github.com/joulecloud/joule/settlement/loopback"
 )
 
 // readyTimeout bounds how long a settlement server may take to elect itself.
@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("JOULE_ADDR", commandtest.New().Serve(env.T().(testing.TB)))
 			for _, name := range []string{"API", "RAFT", "REFUSED"} {
-				addr, err := freeAddr()
+				addr, err := loopback.Reserve()
 				if err != nil {
 					return err
 				}
@@ -59,16 +59,6 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"waitserver": waitServer, "waitfor": waitFor},
 	})
-}
-
-// freeAddr is a loopback address that nobody listens on.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // waitServer waits until the server at a URL is its own leader.

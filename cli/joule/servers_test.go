@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"github.com/joulecloud/joule/settlement/loopback"
 	"io"
 	"net/http"
 	"os"
@@ -34,7 +35,7 @@ func newServers(t *testing.T) *servers {
 	var rafts []string
 	for range 3 {
 		for _, into := range []*[]string{&s.api, &rafts} {
-			addr, err := freeAddr()
+			addr, err := loopback.Reserve()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -29,6 +29,7 @@ import (
 	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
 
 	"github.com/joulecloud/joule/driver/hostd"
+	"github.com/joulecloud/joule/settlement/loopback"
 )
 
 // hostService refuses every lease, for one reason.
@@ -171,10 +172,9 @@ func TestServers(t *testing.T) {
 // quietAddr is an address that nobody listens on.
 func quietAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +19,7 @@ import (
 	"github.com/joulecloud/joule/settlement/client"
 
 	"github.com/joulecloud/joule/raftstore"
+	"github.com/joulecloud/joule/settlement/loopback"
 )
 
 // Config says what is started.
@@ -87,9 +87,13 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 }
 
 func (c *Cluster) startServers() error {
-	addrs, err := freeAddrs(2 * c.cfg.Servers)
-	if err != nil {
-		return err
+	var addrs []string
+	for range 2 * c.cfg.Servers {
+		addr, err := loopback.Reserve()
+		if err != nil {
+			return err
+		}
+		addrs = append(addrs, addr)
 	}
 	var peers []raftstore.Peer
 	for i := range c.cfg.Servers {
@@ -105,20 +109,6 @@ func (c *Cluster) startServers() error {
 		c.urls = append(c.urls, "https://"+cfg.Listen)
 	}
 	return nil
-}
-
-// freeAddrs are loopback addresses that nobody listens on.
-func freeAddrs(n int) ([]string, error) {
-	var addrs []string
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer ln.Close()
-		addrs = append(addrs, ln.Addr().String())
-	}
-	return addrs, nil
 }
 
 func (c *Cluster) findLeader() (int, error) {
