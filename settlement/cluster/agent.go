@@ -10,7 +10,6 @@ import (
 
 	"github.com/joulecloud/joule/raftstore"
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
-	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
 	"github.com/joulecloud/joule/settlement/node"
 )
 
@@ -71,10 +70,8 @@ type Agent struct {
 func Start(cfg Config, mux *raftstore.Mux, log *slog.Logger) *Agent {
 	a := &Agent{cfg: cfg, mux: mux, log: log, peers: map[string]*peer{}, served: make(chan struct{})}
 	a.client = newHTTPClient(mux)
-	handler := http.NewServeMux()
-	handler.Handle(joulev1connect.NewPeerServiceHandler(&service{a}))
 	a.http = &http.Server{
-		Handler:           handler,
+		Handler:           a.handler(),
 		Protocols:         new(http.Protocols),
 		ReadHeaderTimeout: 10 * time.Second,
 		HTTP2:             &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},

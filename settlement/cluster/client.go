@@ -16,6 +16,7 @@ import (
 	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
 	"github.com/joulecloud/joule/settlement/journal"
 	"github.com/joulecloud/joule/settlement/node"
+	"github.com/joulecloud/joule/settlement/refusal"
 )
 
 // Limits of one question to another server.
@@ -147,36 +148,15 @@ func (a *Agent) stream(ctx context.Context, addr string, from, to uint64, take f
 	return from, nil
 }
 
-// toPeer is the form of an error between servers.
-func toPeer(err error) error {
-	var notLeader *node.NotLeaderError
-	reason := joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE
-	switch {
-	case errors.As(err, &notLeader):
-		reason = joulev1.ErrorReason_ERROR_REASON_NOT_LEADER
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return connect.NewError(connect.CodeOf(err), err)
-	}
-	out := connect.NewError(connect.CodeUnavailable, err)
-	if d, derr := connect.NewErrorDetail(&joulev1.Error{Reason: reason, Message: err.Error()}); derr == nil {
-		out.AddDetail(d)
-	}
-	return out
-}
-
-// fromPeer turns the answer of a server that does not lead, or was not reached
-// at all, back into *node.NotLeaderError: what was asked has not happened.
+// fromPeer turns the answer of a server that does not lead, is too busy or was
+// not reached at all, back into *node.NotLeaderError: what was asked has not
+// happened.
 func fromPeer(addr string, err error) error {
-	var ce *connect.Error
-	if !errors.As(err, &ce) {
-		return err
-	}
-	for _, d := range ce.Details() {
-		if v, verr := d.Value(); verr == nil {
-			if e, ok := v.(*joulev1.Error); ok && e.Reason == joulev1.ErrorReason_ERROR_REASON_NOT_LEADER {
-				return &node.NotLeaderError{}
-			}
-		}
+	switch d := refusal.Detail(err); d.GetReason() {
+	case joulev1.ErrorReason_ERROR_REASON_NOT_LEADER, joulev1.ErrorReason_ERROR_REASON_OVERLOADED:
+		return &node.NotLeaderError{}
+	case joulev1.ErrorReason_ERROR_REASON_MALFORMED:
+		return fmt.Errorf("server %s: %w: %s", addr, node.ErrNotUnderstood, d.Message)
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -178,11 +179,31 @@ func (a *Agent) join(ctx context.Context, n *node.Node) error {
 	return errors.Join(errs...)
 }
 
+// nameBytesMax bounds what a server says of itself.
+const nameBytesMax = 256
+
+// checkJoin checks a request's fields: what it says goes into every server's
+// configuration.
+func checkJoin(r *joulev1.JoinRequest) error {
+	for _, f := range []struct {
+		name, value string
+		empty       bool
+	}{{"id", r.Id, false}, {"name", r.Name, true}, {"address", r.Address, false}} {
+		if f.value == "" && !f.empty || len(f.value) > nameBytesMax || strings.ContainsFunc(f.value, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
+			return invalid("%s: want a word of at most %d bytes, got %.64q", f.name, nameBytesMax, f.value)
+		}
+	}
+	if host, port, err := net.SplitHostPort(r.Address); err != nil || host == "" || port == "" {
+		return invalid("address: want host:port, got %q", r.Address)
+	}
+	return nil
+}
+
 // admit adds a server to the cluster, without a vote at first; this server must
 // lead. One that is in already may have moved.
 func (a *Agent) admit(ctx context.Context, n *node.Node, r *joulev1.JoinRequest) error {
-	if r.Id == "" || r.Address == "" {
-		return fmt.Errorf("join: id and address must be set, got %q and %q", r.Id, r.Address)
+	if err := checkJoin(r); err != nil {
+		return err
 	}
 	store := n.Store()
 	if err := store.VerifyRead(ctx); err != nil {

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"connectrpc.com/connect"
@@ -18,11 +17,13 @@ type service struct{ a *Agent }
 
 var _ joulev1connect.PeerServiceHandler = (*service)(nil)
 
+var errStarting = errors.New("this server is starting")
+
 func (s *service) node() (*node.Node, error) {
 	if n := s.a.attached(); n != nil {
 		return n, nil
 	}
-	return nil, connect.NewError(connect.CodeUnavailable, errors.New("this server is starting"))
+	return nil, errStarting
 }
 
 // Describe implements PeerServiceHandler.
@@ -38,7 +39,7 @@ func (s *service) Propose(ctx context.Context, r *joulev1.ProposeRequest) (*joul
 	}
 	results, err := n.ProposeBatch(ctx, r.Batch)
 	if err != nil {
-		return nil, toPeer(err)
+		return nil, err
 	}
 	return &joulev1.ProposeResponse{Results: results}, nil
 }
@@ -51,7 +52,7 @@ func (s *service) ReadIndex(ctx context.Context, r *joulev1.ReadIndexRequest) (*
 	}
 	index, err := n.ReadIndex(ctx, r.Verify)
 	if err != nil {
-		return nil, toPeer(err)
+		return nil, err
 	}
 	return &joulev1.ReadIndexResponse{Index: index}, nil
 }
@@ -64,7 +65,7 @@ func (s *service) DigestAt(_ context.Context, r *joulev1.DigestAtRequest) (*joul
 	}
 	digest, ok, err := n.DigestAt(r.Block)
 	if err != nil {
-		return nil, connect.NewError(connect.CodeInternal, err)
+		return nil, err
 	}
 	if !ok {
 		return &joulev1.DigestAtResponse{}, nil
@@ -85,7 +86,7 @@ func (s *service) Blocks(ctx context.Context, r *joulev1.BlocksRequest, out *con
 		to = last
 	}
 	if to > last {
-		return connect.NewError(connect.CodeOutOfRange, fmt.Errorf("block %d was asked for, the last one here is %d", to, last))
+		return invalid("to: block %d was asked for, the last one here is %d", to, last)
 	}
 	seq := max(r.From, 1)
 	if seq > to {
@@ -95,7 +96,7 @@ func (s *service) Blocks(ctx context.Context, r *joulev1.BlocksRequest, out *con
 		if err != nil {
 			s.a.log.LogAttrs(ctx, slog.LevelError, "a block can't be read for another server",
 				slog.Uint64("block", seq), slog.Any("error", err))
-			return connect.NewError(connect.CodeDataLoss, err)
+			return err
 		}
 		if err := out.Send(&joulev1.BlocksResponse{Seq: seq, Block: encoded}); err != nil {
 			return err
@@ -121,7 +122,7 @@ func (s *service) Join(ctx context.Context, r *joulev1.JoinRequest) (*joulev1.Jo
 	if err != nil {
 		s.a.log.LogAttrs(ctx, slog.LevelWarn, "a server could not be added", slog.String("peer", r.Name),
 			slog.String("address", r.Address), slog.Any("error", err))
-		return nil, toPeer(err)
+		return nil, err
 	}
 	return &joulev1.JoinResponse{Servers: entries(n.Store().Peers())}, nil
 }

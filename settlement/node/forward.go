@@ -51,7 +51,8 @@ func (n *Node) carry(ctx context.Context, envs []ledger.Envelope) ([]ledger.Resu
 		switch {
 		case errors.As(err, &notLeader):
 			return true // it was not proposed
-		case errors.Is(err, ErrFailed), errors.Is(err, ErrShutdown), errors.Is(err, ErrRestoring), errors.Is(err, wire.ErrUnknownVersion):
+		case errors.Is(err, ErrFailed), errors.Is(err, ErrShutdown), errors.Is(err, ErrRestoring), errors.Is(err, wire.ErrUnknownVersion),
+			errors.Is(err, ErrNotUnderstood):
 			return false
 		}
 		return repeatable(envs)
@@ -63,13 +64,18 @@ func (n *Node) carry(ctx context.Context, envs []ledger.Envelope) ([]ledger.Resu
 // happened, or will. They may be submitted again with the same keys.
 var ErrUnknownOutcome = errors.New("no server has confirmed it: it may have happened or not")
 
+// ErrNotUnderstood is returned where the leader does not know what it is to do,
+// as one of an older version than this server. Nothing has happened.
+var ErrNotUnderstood = errors.New("the leader does not understand what this server proposes: upgrade it")
+
 // unknownOutcome tells the errors after which nothing has happened from those
 // after which nothing is known.
 func unknownOutcome(err error) error {
 	var notLeader *NotLeaderError
 	switch {
 	case err == nil, errors.As(err, &notLeader), errors.Is(err, ErrFailed), errors.Is(err, ErrShutdown), errors.Is(err, ErrRestoring),
-		errors.Is(err, context.Canceled), errors.Is(err, wire.ErrUnknownVersion), errors.Is(err, raftstore.ErrBusy):
+		errors.Is(err, context.Canceled), errors.Is(err, wire.ErrUnknownVersion), errors.Is(err, raftstore.ErrBusy),
+		errors.Is(err, ErrNotUnderstood):
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
@@ -139,11 +145,11 @@ func encodeBatch(envs []ledger.Envelope) []byte {
 func (n *Node) ProposeBatch(ctx context.Context, encoded []byte) ([]byte, error) {
 	var b wire.CommandBatch
 	if len(encoded) > forwardBytesMax {
-		return nil, fmt.Errorf("a batch of %d bytes from another server, at most %d", len(encoded), forwardBytesMax)
+		return nil, fmt.Errorf("%w: a batch of %d bytes, at most %d", ErrNotUnderstood, len(encoded), forwardBytesMax)
 	}
 	// What this server can't apply must not get into its log.
 	if err := wire.DecodeCommandBatch(encoded, &b); err != nil {
-		return nil, fmt.Errorf("a batch from another server: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrNotUnderstood, err)
 	}
 	select {
 	case n.slots <- struct{}{}:

@@ -32,6 +32,10 @@ var ErrShutdown = raftstore.ErrShutdown
 // holds what it does not understand.
 var ErrFailed = raftstore.ErrFailed
 
+// ErrBusy is returned for commands that found the queue in front of the log
+// full: nothing has happened.
+var ErrBusy = raftstore.ErrBusy
+
 // Limits of one log entry.
 const (
 	batchBytesMax    = 256 << 10

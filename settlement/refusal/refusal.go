@@ -101,7 +101,7 @@ func Table() []Row {
 		{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_BAD_SIGNATURE, connect.CodeUnauthenticated, ExitForbidden,
 			"a usage batch is not signed by its host"},
 		{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_MALFORMED, connect.CodeInvalidArgument, ExitInvalid,
-			"a usage batch does not decode"},
+			"a usage batch or a message does not decode"},
 		{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_NO_ALLOCATION, connect.CodeNotFound, ExitNotFound,
 			"Nomad knows no such allocation"},
 		{ledger.CodeOK, joulev1.ErrorReason_ERROR_REASON_WRONG_NODE, connect.CodePermissionDenied, ExitForbidden,

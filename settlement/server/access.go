@@ -146,6 +146,11 @@ var rules = map[string]rule{
 	settlementPrefix + "ListFines":    {reads: true, supplier: own(func(r *joulev1.ListFinesRequest) *string { return &r.Supplier })},
 	settlementPrefix + "ListOffences": {reads: true},
 
+	joulev1connect.OperatorServiceListPeersProcedure:       {reads: true},
+	joulev1connect.OperatorServiceRemovePeerProcedure:      {},
+	joulev1connect.OperatorServiceSaveSnapshotProcedure:    {reads: true},
+	joulev1connect.OperatorServiceRestoreSnapshotProcedure: {},
+
 	joulev1connect.HostServiceOpenLeaseProcedure:  {host: true},
 	joulev1connect.HostServiceCloseLeaseProcedure: {host: true},
 	joulev1connect.HostServiceSessionProcedure:    {host: true},

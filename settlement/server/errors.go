@@ -48,6 +48,8 @@ func classify(err error) (reason joulev1.ErrorReason, ok bool) {
 		return row.Reason, ok
 	case errors.As(err, &notLeader):
 		return joulev1.ErrorReason_ERROR_REASON_NOT_LEADER, true
+	case errors.Is(err, node.ErrBusy):
+		return joulev1.ErrorReason_ERROR_REASON_OVERLOADED, true
 	case errors.Is(err, nomad.ErrNoAllocation):
 		return joulev1.ErrorReason_ERROR_REASON_NO_ALLOCATION, true
 	case errors.Is(err, nomad.ErrNotWanted):
@@ -55,7 +57,7 @@ func classify(err error) (reason joulev1.ErrorReason, ok bool) {
 	case errors.Is(err, nomad.ErrBadTerms):
 		return joulev1.ErrorReason_ERROR_REASON_INVALID, true
 	case errors.Is(err, nomad.ErrUnreachable), errors.Is(err, node.ErrShutdown), errors.Is(err, node.ErrFailed),
-		errors.Is(err, node.ErrUnknownOutcome), errors.Is(err, node.ErrRestoring):
+		errors.Is(err, node.ErrUnknownOutcome), errors.Is(err, node.ErrRestoring), errors.Is(err, node.ErrNotUnderstood):
 		return joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE, true
 	}
 	return 0, false
@@ -75,24 +77,15 @@ func detailOf(reason joulev1.ErrorReason, err error) *joulev1.Error {
 	out := &joulev1.Error{Reason: reason, Message: err.Error()}
 	if ref := (*refused)(nil); errors.As(err, &ref) {
 		out.RetryAfterMs = ref.retryAfter.Milliseconds()
+	} else if errors.Is(err, node.ErrBusy) {
+		out.RetryAfterMs = retryBatch.Milliseconds()
 	}
 	return out
 }
 
 // retryAfter is the hint of an error made by connectError; 0: none.
 func retryAfter(err error) time.Duration {
-	var ce *connect.Error
-	if !errors.As(err, &ce) {
-		return 0
-	}
-	for _, d := range ce.Details() {
-		if v, verr := d.Value(); verr == nil {
-			if e, ok := v.(*joulev1.Error); ok {
-				return time.Duration(e.RetryAfterMs) * time.Millisecond
-			}
-		}
-	}
-	return 0
+	return time.Duration(refusal.Detail(err).GetRetryAfterMs()) * time.Millisecond
 }
 
 // connectError is the form of err that a unary call answers: the Connect code
@@ -104,19 +97,13 @@ func connectError(ctx context.Context, log *slog.Logger, err error) error {
 	}
 	reason, ok := classify(err)
 	if !ok {
-		if ce := (*connect.Error)(nil); errors.As(err, &ce) && ce.Code() != connect.CodeInternal && ce.Code() != connect.CodeUnknown {
-			return err // the protocol's own: a message that does not decode, a session that ends
+		if ce := (*connect.Error)(nil); errors.As(err, &ce) {
+			if ce = refusal.OfProtocol(ce); ce.Code() != connect.CodeInternal {
+				return ce
+			}
 		}
 		log.LogAttrs(ctx, slog.LevelError, "internal error", slog.Any("error", err))
 		return connect.NewError(connect.CodeInternal, errors.New("internal error"))
 	}
-	row, ok := refusal.Of(reason)
-	if !ok {
-		row.Connect = connect.CodeUnknown
-	}
-	out := connect.NewError(row.Connect, errors.New(err.Error()))
-	if detail, derr := connect.NewErrorDetail(detailOf(reason, err)); derr == nil {
-		out.AddDetail(detail)
-	}
-	return out
+	return refusal.Error(detailOf(reason, err))
 }

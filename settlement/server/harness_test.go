@@ -19,6 +19,7 @@ import (
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
 	"github.com/joulecloud/joule/settlement/client"
+	"github.com/joulecloud/joule/settlement/cluster"
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/node"
 	"github.com/joulecloud/joule/settlement/nomad"
@@ -50,8 +51,11 @@ func (a *allocations) Task(_ context.Context, alloc, task string) (*nomad.Task, 
 type fixture struct {
 	t      *testing.T
 	dir    string
+	tmp    string // for backups that are restored
 	url    string
 	node   *node.Node
+	mux    *raftstore.Mux
+	agent  *cluster.Agent
 	srv    *server.Server
 	http   *http.Server
 	api    joulev1connect.SettlementServiceClient
@@ -76,19 +80,28 @@ func start(t *testing.T) *fixture {
 func (f *fixture) open() {
 	f.t.Helper()
 	rc := raftstore.Default()
-	rc.ID, rc.BindAddr = "s1", "127.0.0.1:0"
+	rc.ID = "s1"
 	rc.Bootstrap = []raftstore.Peer{{ID: "s1"}}
 	rc.Fatal = func(err error) { f.t.Errorf("log store failed: %v", err) }
 	log := slog.New(slog.DiscardHandler)
 	var err error
+	if f.mux, err = raftstore.ListenMux("127.0.0.1:0", "", nil); err != nil {
+		f.t.Fatal(err)
+	}
+	rc.Mux = f.mux
+	cc := cluster.Default()
+	cc.ID, cc.Name, cc.Fatal, cc.Diverged = rc.ID, "s1", rc.Fatal, rc.Fatal
+	f.agent = cluster.Start(cc, f.mux, log)
 	if f.node, err = node.Open(node.Config{Raft: rc, DataDir: filepath.Join(f.dir, "data")}, log); err != nil {
 		f.t.Fatal(err)
 	}
 	if err := f.node.WaitLeader(f.t.Context()); err != nil {
 		f.t.Fatal(err)
 	}
+	f.agent.Attach(f.node)
+	f.tmp = f.t.TempDir()
 	cfg := server.Default()
-	cfg.Name = "s1"
+	cfg.Name, cfg.Cluster, cfg.TempDir = "s1", f.agent, f.tmp
 	if f.configure != nil {
 		f.configure(&cfg)
 	}
@@ -113,8 +126,10 @@ func (f *fixture) close() {
 	}
 	f.srv.Close()
 	f.http.Close()
-	if err := f.node.Close(); err != nil {
-		f.t.Error(err)
+	for _, err := range []error{f.node.Close(), f.agent.Close(), f.mux.Close()} {
+		if err != nil {
+			f.t.Error(err)
+		}
 	}
 	f.node = nil
 }

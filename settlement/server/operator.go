@@ -34,6 +34,9 @@ type Backups interface {
 	Status() node.Status
 }
 
+// peerBytesMax bounds how a server is named.
+const peerBytesMax = 256
+
 // chunkBytes is the size of a piece of a backup on its way.
 const chunkBytes = 64 << 10
 
@@ -42,7 +45,7 @@ type operatorService struct{ *Server }
 
 func (o operatorService) cluster() (Cluster, error) {
 	if o.cfg.Cluster == nil {
-		return nil, connect.NewError(connect.CodeUnimplemented, errors.New("this server has no cluster"))
+		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE, "this server is no part of a cluster")
 	}
 	return o.cfg.Cluster, nil
 }
@@ -50,7 +53,7 @@ func (o operatorService) cluster() (Cluster, error) {
 func (o operatorService) backups() (Backups, error) {
 	b, ok := o.node.(Backups)
 	if !ok {
-		return nil, connect.NewError(connect.CodeUnimplemented, errors.New("this server makes no backups"))
+		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE, "this server makes no backups")
 	}
 	return b, nil
 }
@@ -82,8 +85,8 @@ func (o operatorService) RemovePeer(ctx context.Context, r *joulev1.RemovePeerRe
 	if err != nil {
 		return nil, err
 	}
-	if r.Peer == "" {
-		return nil, invalid("peer: must not be empty")
+	if r.Peer == "" || len(r.Peer) > peerBytesMax {
+		return nil, invalid("peer: want an id, a name or an address of at most %d bytes, got %.64q", peerBytesMax, r.Peer)
 	}
 	p, voters, err := c.Remove(ctx, r.Peer, r.Force)
 	switch {
@@ -136,8 +139,11 @@ func (o operatorService) RestoreSnapshot(ctx context.Context, in *connect.Client
 	if err != nil {
 		return nil, err
 	}
-	if !b.Status().Leader { // before anything is sent
+	switch st := b.Status(); { // before anything is sent
+	case !st.Leader:
 		return nil, o.withLeader(&node.NotLeaderError{})
+	case st.Block > 0:
+		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_EXISTS, "%v", node.ErrHistory)
 	}
 	f, err := os.CreateTemp(o.cfg.TempDir, "restore-")
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/node"
 	"github.com/joulecloud/joule/settlement/nomad"
+	"github.com/joulecloud/joule/settlement/refusal"
 )
 
 // Node is the replicated ledger behind the server.
@@ -68,7 +69,7 @@ func Default() Config {
 	return Config{Heartbeat: time.Second, Checkpoint: 2 * time.Second, Limits: defaultLimits()}
 }
 
-// Server serves both services. It is safe for concurrent use.
+// Server serves the services for people, hosts and operators. It is safe for concurrent use.
 type Server struct {
 	cfg      Config
 	node     Node
@@ -87,14 +88,10 @@ func New(cfg Config, n Node, h History, a Allocations, log *slog.Logger) *Server
 		limiter: newLimiter(cfg.Limits, time.Now), sessions: newSessions(), now: time.Now, log: log}
 }
 
-// Service makes the handler of a service with the options of this server's own.
-type Service func(opts ...connect.HandlerOption) (path string, handler http.Handler)
-
-// Handler returns the HTTP handler of the API, and of other services beside it
-// with the same limits and the same errors: of theirs, each procedure is for
-// operators alone unless the rules have it. Serve it with HTTP/2 enabled (h2c
-// or TLS): sessions need it.
-func (s *Server) Handler(others ...Service) http.Handler {
+// Handler returns the HTTP handler of the API. Serve it with HTTP/2 enabled
+// (h2c or TLS): sessions need it. What servers say to each other is not here:
+// see package cluster.
+func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	opts := []connect.HandlerOption{
 		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
@@ -104,7 +101,7 @@ func (s *Server) Handler(others ...Service) http.Handler {
 			}
 			return []connect.HandlerOption{connect.WithReadMaxBytes(s.cfg.Limits.CallBytes)}
 		}),
-		connect.WithInterceptors(consistencyInterceptor{s}, errorInterceptor{s.log}, accessInterceptor{s}),
+		connect.WithInterceptors(refusal.Seen(), consistencyInterceptor{s}, errorInterceptor{s.log}, accessInterceptor{s}),
 		connect.WithRecover(func(ctx context.Context, spec connect.Spec, _ http.Header, p any) error {
 			s.log.LogAttrs(ctx, slog.LevelError, "panic in handler",
 				slog.String("procedure", spec.Procedure), slog.Any("panic", p))
@@ -114,9 +111,6 @@ func (s *Server) Handler(others ...Service) http.Handler {
 	mux.Handle(joulev1connect.NewSettlementServiceHandler(s, opts...))
 	mux.Handle(joulev1connect.NewHostServiceHandler(hostService{s}, opts...))
 	mux.Handle(joulev1connect.NewOperatorServiceHandler(operatorService{s}, opts...))
-	for _, other := range others {
-		mux.Handle(other(opts...))
-	}
 	outer := http.NewServeMux()
 	outer.HandleFunc("GET /healthz", s.health)
 	outer.HandleFunc("GET /readyz", s.health)
@@ -124,7 +118,7 @@ func (s *Server) Handler(others ...Service) http.Handler {
 	if s.cfg.Metrics != nil {
 		outer.Handle("GET /metrics", s.cfg.Metrics(s))
 	}
-	outer.Handle("/", s.limited(mux))
+	outer.Handle("/", s.limited(refusal.Handler(mux)))
 	return outer
 }
 

@@ -145,7 +145,7 @@ func (s *Server) Session(ctx context.Context, st *stream) error {
 	sess := &session{host: host, cancel: cancel, stream: st, pace: pace{every: time.Second / time.Duration(s.cfg.Limits.BeatsPerSecond)}}
 	defer sess.end()
 	if !s.sessions.add(sess) {
-		return connect.NewError(connect.CodeUnavailable, errors.New("server is shutting down"))
+		return refuse(joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE, "server is shutting down")
 	}
 	defer s.sessions.remove(sess)
 	err = sess.send(&joulev1.SessionDown{Message: &joulev1.SessionDown_Welcome{Welcome: &joulev1.Welcome{
