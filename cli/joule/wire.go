@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -46,14 +45,14 @@ func runServer(ctx context.Context, configPath string, check bool) error {
 	if err != nil {
 		return command.Invalid(err)
 	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
-		return command.Invalid(fmt.Errorf("log_level: %w", err))
+	log, err := cfg.Logger(os.Stderr)
+	if err != nil {
+		return command.Invalid(err)
 	}
 	if check {
 		return nil
 	}
-	return daemon.Run(ctx, cfg, command.Version(), logger(level), nil)
+	return daemon.Run(ctx, cfg, command.Version(), log, nil)
 }
 
 // logger writes to standard error: standard output is for results.

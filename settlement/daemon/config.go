@@ -24,8 +24,10 @@ type Config struct {
 	NomadTokenFile string `hcl:"nomad_token_file,optional"` // an ACL token; mode 0600
 	CertFile       string `hcl:"cert_file,optional"`        // TLS of the API; required unless listen is loopback
 	KeyFile        string `hcl:"key_file,optional"`
-	TokensFile     string `hcl:"tokens_file,optional"` // who may call the API; mode 0600. None: loopback alone
-	LogLevel       string `hcl:"log_level,optional"`   // debug, info, warn, error
+	TokensFile     string `hcl:"tokens_file,optional"`    // who may call the API; mode 0600. None: loopback alone
+	LogLevel       string `hcl:"log_level,optional"`      // debug, info, warn, error
+	LogFormat      string `hcl:"log_format,optional"`     // text or json
+	MetricsPublic  bool   `hcl:"metrics_public,optional"` // /metrics without an operator's token
 
 	// Several servers are one cluster. Without these a server is alone.
 	BootstrapExpect int      `hcl:"bootstrap_expect,optional"`  // servers that begin a new cluster together; 0 with retry_join: join one
@@ -37,7 +39,8 @@ type Config struct {
 	API             string   `hcl:"api_advertise,optional"`     // URL at which clients reach this server; default: from listen
 	RemoveDeadAfter string   `hcl:"remove_dead_after,optional"` // such as 72h: a silent server leaves the cluster; default: never
 
-	Rate *RateConfig `hcl:"rate,block"`
+	Rate   *RateConfig   `hcl:"rate,block"`
+	Limits *LimitsConfig `hcl:"limits,block"`
 }
 
 // Default returns every default in one place.
@@ -47,11 +50,12 @@ func Default() Config {
 		name = "joule"
 	}
 	return Config{
-		Name:     name,
-		Listen:   "127.0.0.1:7433",
-		RaftAddr: "127.0.0.1:7434",
-		Nomad:    "http://127.0.0.1:4646",
-		LogLevel: "info",
+		Name:      name,
+		Listen:    "127.0.0.1:7433",
+		RaftAddr:  "127.0.0.1:7434",
+		Nomad:     "http://127.0.0.1:4646",
+		LogLevel:  "info",
+		LogFormat: "text",
 	}
 }
 
@@ -100,7 +104,11 @@ func (c *Config) Validate() error {
 	default:
 		fault("log_level: want debug, info, warn or error, got %q", c.LogLevel)
 	}
-	errs = append(errs, c.Rate.validate())
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		fault("log_format: want text or json, got %q", c.LogFormat)
+	}
+	_, err := c.Limits.limits()
+	errs = append(errs, c.Rate.validate(), err)
 	return errors.Join(errs...)
 }
 

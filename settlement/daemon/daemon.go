@@ -34,7 +34,10 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 		return err
 	}
 	sc := server.Default()
-	sc.Name, sc.Version = cfg.Name, version
+	sc.Name, sc.Version, sc.MetricsPublic = cfg.Name, version, cfg.MetricsPublic
+	if sc.Limits, err = cfg.Limits.limits(); err != nil {
+		return err
+	}
 	if cfg.TokensFile != "" {
 		if sc.Tokens, err = access.Load(cfg.TokensFile); err != nil {
 			return fmt.Errorf("tokens_file: %w", err)

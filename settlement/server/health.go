@@ -7,12 +7,50 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/joulecloud/joule/settlement/access"
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/node"
 )
 
 // healthTimeout bounds what a health check waits for.
 const healthTimeout = 2 * time.Second
+
+// probesMax is how many probes of one kind may run at once: no flood of them
+// holds up the ledger.
+const probesMax = 32
+
+// probe bounds how often fn runs at once; beyond it the answer is 503.
+func probe(fn http.HandlerFunc) http.Handler {
+	running := make(chan struct{}, probesMax)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case running <- struct{}{}:
+			defer func() { <-running }()
+			fn(w, r)
+		default:
+			http.Error(w, "busy", http.StatusServiceUnavailable)
+		}
+	})
+}
+
+// forMetrics lets those in who may see the metrics.
+func (s *Server) forMetrics(next http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !s.cfg.MetricsPublic {
+			switch c := s.identify(r); c.id.Role {
+			case access.Operator:
+			case access.Nobody:
+				w.Header().Set("WWW-Authenticate", "Bearer")
+				http.Error(w, c.refused, http.StatusUnauthorized)
+				return
+			default:
+				http.Error(w, "/metrics is for operators: set metrics_public to open it", http.StatusForbidden)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	}
+}
 
 // health answers 200 while this server can serve, 503 otherwise: it has a
 // leader and the ledger as the leader has it.

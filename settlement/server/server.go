@@ -57,8 +57,10 @@ type Config struct {
 	Limits     Limits
 	Tokens     Tokens // nil: there are none, and loopback alone is answered
 
-	// Metrics makes what is served at /metrics; nil: nothing.
-	Metrics func(*Server) http.Handler
+	// Metrics makes what is served at /metrics; nil: nothing. It is for
+	// operators, or where MetricsPublic is set for everybody.
+	Metrics       func(*Server) http.Handler
+	MetricsPublic bool
 
 	Cluster Cluster // nil: this server is alone and has nothing to say of others
 	TempDir string  // for a backup that is restored; "": the system's
@@ -112,11 +114,12 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle(joulev1connect.NewHostServiceHandler(hostService{s}, opts...))
 	mux.Handle(joulev1connect.NewOperatorServiceHandler(operatorService{s}, opts...))
 	outer := http.NewServeMux()
-	outer.HandleFunc("GET /healthz", s.health)
-	outer.HandleFunc("GET /readyz", s.health)
-	outer.HandleFunc("GET /livez", s.live)
+	// Whoever restarts or replaces servers has no token.
+	outer.Handle("GET /healthz", probe(s.health))
+	outer.Handle("GET /readyz", probe(s.health))
+	outer.Handle("GET /livez", probe(s.live))
 	if s.cfg.Metrics != nil {
-		outer.Handle("GET /metrics", s.cfg.Metrics(s))
+		outer.Handle("GET /metrics", probe(s.forMetrics(s.cfg.Metrics(s))))
 	}
 	outer.Handle("/", s.limited(refusal.Handler(mux)))
 	return outer
