@@ -64,7 +64,7 @@ var table = map[string]rule{
 	"settlement/tlsca":    {},
 	"settlement/loopback": {},
 	"settlement/cluster": {
-		ours:   append([]string{"raftstore", "settlement/journal", "settlement/node", "settlement/refusal"}, apis...),
+		ours:   append([]string{"raftstore", "settlement/backup", "settlement/journal", "settlement/node", "settlement/refusal"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
 	"settlement/daemon": {
 		ours: []string{"raftstore", "settlement/access", "settlement/cluster", "settlement/journal", "settlement/metrics", "settlement/tlsca", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",

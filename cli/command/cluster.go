@@ -54,7 +54,7 @@ func (b *builder) operator() *cli.Command {
 		b.command(leaf{name: "peers", usage: "list the servers of the cluster", run: listPeers}),
 		b.command(leaf{
 			name: "remove-peer", usage: "take a server out of the cluster", args: []string{"SERVER"}, notFound: hintPeers,
-			description: "SERVER is a name, an id or an address. Ask the leader. Example: joule operator raft remove-peer s3 --yes",
+			description: "SERVER is a name, an id or an address. Any server may be asked, best one that stays. Example: joule operator raft remove-peer s3 --yes",
 			flags: []cli.Flag{
 				&cli.BoolFlag{Name: "yes", Usage: "do it", DisableDefaultText: true},
 				&cli.BoolFlag{Name: "force", Usage: "even if the rest has no majority of healthy servers", DisableDefaultText: true},
@@ -92,7 +92,7 @@ func (b *builder) operator() *cli.Command {
 	}
 	snapshot = append(snapshot, b.command(leaf{
 		name: "restore", usage: "bring a file into a cluster that has no history yet", args: []string{"FILE"},
-		description: "Ask the leader. Example: joule operator snapshot restore joule.backup --yes --timeout 10m",
+		description: "Any server may be asked. Example: joule operator snapshot restore joule.backup --yes --timeout 10m",
 		flags:       []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do it", DisableDefaultText: true}},
 		run:         restoreSnapshot,
 	}))

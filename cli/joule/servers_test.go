@@ -287,7 +287,7 @@ func TestThreeProcesses(t *testing.T) {
 	})
 
 	// The backup goes into a new cluster alone.
-	if _, err := s.joule(s.leader(), "operator", "snapshot", "restore", "joule.backup", "--yes"); err == nil || !strings.Contains(err.Error(), "has a history already") {
+	if _, err := s.joule((s.leader()+1)%3, "operator", "snapshot", "restore", "joule.backup", "--yes"); err == nil || !strings.Contains(err.Error(), "has a history already") {
 		t.Errorf("restore into a cluster with history: got %v", err)
 	}
 	for i := range 3 {
@@ -298,7 +298,7 @@ func TestThreeProcesses(t *testing.T) {
 		s.start(i)
 	}
 	s.ready(0, 1, 2)
-	s.run(s.leader(), "operator", "snapshot", "restore", "joule.backup", "--yes")
+	s.run((s.leader()+1)%3, "operator", "snapshot", "restore", "joule.backup", "--yes")
 	for i := range 3 {
 		s.balance(i, "5.00")
 	}

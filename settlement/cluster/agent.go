@@ -30,6 +30,8 @@ type Config struct {
 	// never.
 	RemoveDeadAfter time.Duration
 
+	TempDir string // for a backup that is restored; "": the system's
+
 	// MembersFile remembers the others' addresses over restarts.
 	MembersFile string
 

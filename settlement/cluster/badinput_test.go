@@ -43,7 +43,7 @@ func TestBadInputFromAnotherServer(t *testing.T) {
 		procedure := fmt.Sprintf("%s/%s/%s", url, service.FullName(), m.Name())
 		for _, body := range []string{"\xff\xff\xff", "\x0a\x80", "\x0a" + strings.Repeat("\xff", 40), strings.Repeat("x", 3<<20)} {
 			kind := "application/proto"
-			if m.IsStreamingServer() {
+			if m.IsStreamingServer() || m.IsStreamingClient() {
 				kind = "application/connect+proto"
 			}
 			resp, err := hc.Post(procedure, kind, strings.NewReader(body))
@@ -76,6 +76,17 @@ func TestBadInputFromAnotherServer(t *testing.T) {
 		_, err := peer.Join(t.Context(), &joulev1.JoinRequest{Id: id, Name: name, Address: addr})
 		return err
 	}
+	remove := func(name string) error {
+		_, err := peer.Remove(t.Context(), &joulev1.RemoveRequest{Peer: name})
+		return err
+	}
+	restore := func() error {
+		s, err := peer.Restore(t.Context())
+		if err == nil {
+			_, err = s.CloseAndReceive()
+		}
+		return err
+	}
 	malformed, invalid := joulev1.ErrorReason_ERROR_REASON_MALFORMED, joulev1.ErrorReason_ERROR_REASON_INVALID
 	long := strings.Repeat("x", 300)
 	for _, tc := range []struct {
@@ -94,6 +105,10 @@ func TestBadInputFromAnotherServer(t *testing.T) {
 		{"a join with a line in its name", join("x", "a\nb", "127.0.0.1:1"), invalid},
 		{"a join without an address", join("x", "x", ""), invalid},
 		{"a join of no address", join("x", "x", "nowhere"), invalid},
+		{"nobody's removal", remove(""), invalid},
+		{"the removal of a long name", remove(long), invalid},
+		{"the removal of a stranger", remove("s9"), joulev1.ErrorReason_ERROR_REASON_NOT_FOUND},
+		{"a backup where there is a history", restore(), joulev1.ErrorReason_ERROR_REASON_EXISTS},
 		{"a join at another server's address", join("x", "x", b.all[(leader+1)%3].addr), joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE},
 	} {
 		if d := refusal.Detail(tc.err); d.GetReason() != tc.want {

@@ -197,12 +197,10 @@ func TestRemovedServer(t *testing.T) {
 	leader := b.leader()
 	dead, other := (leader+1)%3, (leader+2)%3
 	b.close(dead)
-	var notLeader *node.NotLeaderError
-	if _, _, err := b.all[other].agent.Remove(t.Context(), b.all[dead].id, false); !errors.As(err, &notLeader) {
-		t.Errorf("remove on a follower: got %v, want not the leader", err)
-	}
-	if _, _, err := b.all[leader].agent.Remove(t.Context(), "nobody", false); !errors.Is(err, cluster.ErrNoSuchPeer) {
-		t.Errorf("got %v, want %v", err, cluster.ErrNoSuchPeer)
+	for _, on := range []int{leader, other} {
+		if _, _, err := b.all[on].agent.Remove(t.Context(), "nobody", false); !errors.Is(err, cluster.ErrNoSuchPeer) {
+			t.Errorf("on %s: got %v, want %v", b.all[on].id, err, cluster.ErrNoSuchPeer)
+		}
 	}
 	b.eventually("see the dead server as dead", func() error {
 		if p := b.peer(leader, b.all[dead].id); p.Healthy || p.State != "unreachable" || p.Problem == "" {
@@ -211,10 +209,13 @@ func TestRemovedServer(t *testing.T) {
 		return nil
 	})
 	// Without the other one there would be no majority.
-	if _, _, err := b.all[leader].agent.Remove(t.Context(), b.all[other].id, false); !errors.Is(err, cluster.ErrQuorum) {
-		t.Errorf("got %v, want %v", err, cluster.ErrQuorum)
+	for _, on := range []int{leader, other} {
+		if _, _, err := b.all[on].agent.Remove(t.Context(), b.all[other].id, false); !errors.Is(err, cluster.ErrQuorum) {
+			t.Errorf("on %s: got %v, want %v", b.all[on].id, err, cluster.ErrQuorum)
+		}
 	}
-	if p, voters, err := b.all[leader].agent.Remove(t.Context(), b.all[dead].id, false); err != nil || voters != 2 || p.ID != b.all[dead].id {
+	// The follower hands it to the leader.
+	if p, voters, err := b.all[other].agent.Remove(t.Context(), b.all[dead].id, false); err != nil || voters != 2 || p.ID != b.all[dead].id {
 		t.Fatalf("got %+v, %d, %v", p, voters, err)
 	}
 	b.put(other, "b")
@@ -364,8 +365,12 @@ func TestBackupAndRestore(t *testing.T) {
 	to := newBoxes(t, 3, func(_ *cluster.Config, n *node.Config) {
 		n.Raft.HeartbeatTimeout, n.Raft.ElectionTimeout, n.Raft.LeaderLeaseTimeout = 0, 0, 0
 	})
-	if _, err := to.all[to.leader()].node.RestoreBackup(t.Context(), path); err != nil {
+	// A follower hands it to the leader.
+	if _, err := to.all[(to.leader()+1)%3].agent.Restore(t.Context(), path); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := to.all[(to.leader()+1)%3].agent.Restore(t.Context(), path); !errors.Is(err, node.ErrHistory) {
+		t.Errorf("restore again: got %v, want %v", err, node.ErrHistory)
 	}
 	for i := range 3 {
 		to.eventually("read what was restored", func() error { return to.has(i, "kept-19") })

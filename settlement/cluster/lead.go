@@ -78,14 +78,8 @@ var ErrNoSuchPeer = errors.New("no such server in the cluster")
 // ErrQuorum is returned for a removal that would leave too few healthy voters.
 var ErrQuorum = errors.New("the servers that are left could not commit any more")
 
-// Remove takes a server, by id, name or address, out of the cluster and returns
-// it with the number of voters left. This server must lead. Without force it
-// refuses to leave less than a majority of healthy voters.
-func (a *Agent) Remove(ctx context.Context, ref string, force bool) (Peer, int, error) {
-	n := a.attached()
-	if n == nil {
-		return Peer{}, 0, errors.New("this server is starting")
-	}
+// remove is Remove on this server, which must lead.
+func (a *Agent) remove(ctx context.Context, n *node.Node, ref string, force bool) (Peer, int, error) {
 	if err := n.Store().VerifyRead(ctx); err != nil {
 		return Peer{}, 0, err
 	}

@@ -105,8 +105,9 @@ func toPeer(err error) error {
 	var ce *connect.Error
 	var ref *refused
 	var notLeader *node.NotLeaderError
-	reason := joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE
+	reason, known := reasonOf(err)
 	switch {
+	case known:
 	case errors.As(err, &ce):
 		return refusal.OfProtocol(ce)
 	case errors.As(err, &ref):
@@ -117,6 +118,8 @@ func toPeer(err error) error {
 		reason = joulev1.ErrorReason_ERROR_REASON_MALFORMED
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return connect.NewError(connect.CodeOf(err), err)
+	default:
+		reason = joulev1.ErrorReason_ERROR_REASON_UNAVAILABLE
 	}
 	return refusal.Error(&joulev1.Error{Reason: reason, Message: err.Error()})
 }

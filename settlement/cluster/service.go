@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 
 	"connectrpc.com/connect"
@@ -125,4 +127,44 @@ func (s *service) Join(ctx context.Context, r *joulev1.JoinRequest) (*joulev1.Jo
 		return nil, err
 	}
 	return &joulev1.JoinResponse{Servers: entries(n.Store().Peers())}, nil
+}
+
+// Remove implements PeerServiceHandler.
+func (s *service) Remove(ctx context.Context, r *joulev1.RemoveRequest) (*joulev1.RemoveResponse, error) {
+	n, err := s.node()
+	if err != nil {
+		return nil, err
+	}
+	if r.Peer == "" || len(r.Peer) > nameBytesMax {
+		return nil, invalid("peer: want an id, a name or an address of at most %d bytes, got %.64q", nameBytesMax, r.Peer)
+	}
+	p, voters, err := s.a.remove(ctx, n, r.Peer, r.Force)
+	if err != nil {
+		return nil, err
+	}
+	return &joulev1.RemoveResponse{Id: p.ID, Name: p.Name, Voters: uint32(voters)}, nil
+}
+
+// Restore implements PeerServiceHandler.
+func (s *service) Restore(ctx context.Context, in *connect.ClientStream[joulev1.RestoreRequest]) (*joulev1.RestoreResponse, error) {
+	n, err := s.node()
+	if err != nil {
+		return nil, err
+	}
+	if !n.Store().IsLeader() { // before all of it is sent
+		return nil, &node.NotLeaderError{}
+	}
+	if block, _ := n.Position(); block > 0 {
+		return nil, node.ErrHistory
+	}
+	index, err := s.a.receiveBackup(ctx, n, func() ([]byte, error) {
+		if in.Receive() {
+			return in.Msg().Chunk, nil
+		}
+		return nil, cmp.Or(in.Err(), io.EOF)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &joulev1.RestoreResponse{Index: index}, nil
 }

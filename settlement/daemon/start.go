@@ -65,7 +65,7 @@ func startCluster(ctx context.Context, cfg *Config, version string, log *slog.Lo
 	cc := cluster.Default()
 	cc.ID, cc.Name, cc.API, cc.Version = dir.id, cfg.Name, cfg.apiURL(), version
 	cc.BootstrapExpect, cc.RetryJoin = cfg.BootstrapExpect, cfg.RetryJoin
-	cc.MembersFile = dir.file(membersFile)
+	cc.MembersFile, cc.TempDir = dir.file(membersFile), cfg.DataDir
 	cc.Fatal, cc.Diverged = fatal, diverged
 	if cfg.RemoveDeadAfter != "" {
 		if cc.RemoveDeadAfter, err = time.ParseDuration(cfg.RemoveDeadAfter); err != nil {

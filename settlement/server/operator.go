@@ -21,17 +21,17 @@ import (
 type Cluster interface {
 	Peers() []cluster.Peer
 	// Remove takes a server, by id, name or address, out of the cluster and
-	// returns it with the number of voters left. It works on the leader alone.
+	// returns it with the number of voters left.
 	Remove(ctx context.Context, ref string, force bool) (cluster.Peer, int, error)
+	// Restore brings a verified backup into a cluster without history.
+	Restore(ctx context.Context, path string) (index uint64, err error)
 	// LeaderAPI is the URL of the leader's API; "": not known.
 	LeaderAPI() string
 }
 
-// Backups saves and restores everything that the cluster knows.
+// Backups saves everything that the cluster knows.
 type Backups interface {
 	Backup(ctx context.Context, w io.Writer, m backup.Meta) error
-	RestoreBackup(ctx context.Context, path string) (index uint64, err error)
-	Status() node.Status
 }
 
 // peerBytesMax bounds how a server is named.
@@ -95,21 +95,9 @@ func (o operatorService) RemovePeer(ctx context.Context, r *joulev1.RemovePeerRe
 	case errors.Is(err, cluster.ErrQuorum):
 		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_CONFLICT, "%v", err)
 	case err != nil:
-		return nil, o.withLeader(err)
+		return nil, err
 	}
 	return &joulev1.RemovePeerResponse{Id: p.ID, Name: p.Name, Voters: uint32(voters)}, nil
-}
-
-// withLeader tells an operator where to ask, for these calls are not passed on.
-func (o operatorService) withLeader(err error) error {
-	var notLeader *node.NotLeaderError
-	if !errors.As(err, &notLeader) || o.cfg.Cluster == nil {
-		return err
-	}
-	if url := o.cfg.Cluster.LeaderAPI(); url != "" {
-		return refuse(joulev1.ErrorReason_ERROR_REASON_NOT_LEADER, "not the leader; the leader's API is %s", url)
-	}
-	return err
 }
 
 // SaveSnapshot implements OperatorServiceHandler.
@@ -135,14 +123,11 @@ func (c chunks) Write(p []byte) (int, error) {
 
 // RestoreSnapshot implements OperatorServiceHandler.
 func (o operatorService) RestoreSnapshot(ctx context.Context, in *connect.ClientStream[joulev1.RestoreSnapshotRequest]) (_ *joulev1.RestoreSnapshotResponse, err error) {
-	b, err := o.backups()
+	c, err := o.cluster()
 	if err != nil {
 		return nil, err
 	}
-	switch st := b.Status(); { // before anything is sent
-	case !st.Leader:
-		return nil, o.withLeader(&node.NotLeaderError{})
-	case st.Block > 0:
+	if o.node.Status().Block > 0 { // before anything is sent
 		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_EXISTS, "%v", node.ErrHistory)
 	}
 	f, err := os.CreateTemp(o.cfg.TempDir, "restore-")
@@ -167,12 +152,12 @@ func (o operatorService) RestoreSnapshot(ctx context.Context, in *connect.Client
 	}
 	o.log.LogAttrs(ctx, slog.LevelWarn, "an operator restores a backup", slog.Uint64("block", meta.Block), slog.String("digest", meta.Digest),
 		slog.String("created", meta.Created), slog.String("by", meta.Server))
-	index, err := b.RestoreBackup(ctx, f.Name())
+	index, err := c.Restore(ctx, f.Name())
 	switch {
 	case errors.Is(err, node.ErrHistory), errors.Is(err, node.ErrRestoring):
 		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_EXISTS, "%v", err)
 	case err != nil:
-		return nil, o.withLeader(err)
+		return nil, err
 	}
 	return &joulev1.RestoreSnapshotResponse{Block: meta.Block, Digest: meta.Digest, Index: index}, nil
 }

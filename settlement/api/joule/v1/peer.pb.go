@@ -21,6 +21,206 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type RemoveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"` // id, name or address
+	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveRequest) Reset() {
+	*x = RemoveRequest{}
+	mi := &file_joule_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveRequest) ProtoMessage() {}
+
+func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
+func (*RemoveRequest) Descriptor() ([]byte, []int) {
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RemoveRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *RemoveRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type RemoveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Voters        uint32                 `protobuf:"varint,3,opt,name=voters,proto3" json:"voters,omitempty"` // that are left
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveResponse) Reset() {
+	*x = RemoveResponse{}
+	mi := &file_joule_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveResponse) ProtoMessage() {}
+
+func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
+func (*RemoveResponse) Descriptor() ([]byte, []int) {
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RemoveResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RemoveResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveResponse) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+type RestoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         []byte                 `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRequest) Reset() {
+	*x = RestoreRequest{}
+	mi := &file_joule_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRequest) ProtoMessage() {}
+
+func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRequest) Descriptor() ([]byte, []int) {
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RestoreRequest) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+type RestoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreResponse) Reset() {
+	*x = RestoreResponse{}
+	mi := &file_joule_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreResponse) ProtoMessage() {}
+
+func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
+func (*RestoreResponse) Descriptor() ([]byte, []int) {
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RestoreResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 type DescribeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -29,7 +229,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[0]
+	mi := &file_joule_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -41,7 +241,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[0]
+	mi := &file_joule_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -54,7 +254,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 type DescribeResponse struct {
@@ -87,7 +287,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[1]
+	mi := &file_joule_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -99,7 +299,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[1]
+	mi := &file_joule_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -112,7 +312,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DescribeResponse) GetId() string {
@@ -266,7 +466,7 @@ type StateHash struct {
 
 func (x *StateHash) Reset() {
 	*x = StateHash{}
-	mi := &file_joule_v1_peer_proto_msgTypes[2]
+	mi := &file_joule_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -278,7 +478,7 @@ func (x *StateHash) String() string {
 func (*StateHash) ProtoMessage() {}
 
 func (x *StateHash) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[2]
+	mi := &file_joule_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -291,7 +491,7 @@ func (x *StateHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateHash.ProtoReflect.Descriptor instead.
 func (*StateHash) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StateHash) GetBlock() uint64 {
@@ -319,7 +519,7 @@ type ServerEntry struct {
 
 func (x *ServerEntry) Reset() {
 	*x = ServerEntry{}
-	mi := &file_joule_v1_peer_proto_msgTypes[3]
+	mi := &file_joule_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +531,7 @@ func (x *ServerEntry) String() string {
 func (*ServerEntry) ProtoMessage() {}
 
 func (x *ServerEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[3]
+	mi := &file_joule_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +544,7 @@ func (x *ServerEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerEntry.ProtoReflect.Descriptor instead.
 func (*ServerEntry) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ServerEntry) GetId() string {
@@ -380,7 +580,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[4]
+	mi := &file_joule_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +592,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[4]
+	mi := &file_joule_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +605,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *JoinRequest) GetId() string {
@@ -445,7 +645,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[5]
+	mi := &file_joule_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +657,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[5]
+	mi := &file_joule_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +670,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JoinResponse) GetServers() []*ServerEntry {
@@ -489,7 +689,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[6]
+	mi := &file_joule_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +701,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[6]
+	mi := &file_joule_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +714,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProposeRequest) GetBatch() []byte {
@@ -533,7 +733,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[7]
+	mi := &file_joule_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +745,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[7]
+	mi := &file_joule_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +758,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ProposeResponse) GetResults() []byte {
@@ -577,7 +777,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[8]
+	mi := &file_joule_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +789,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[8]
+	mi := &file_joule_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +802,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReadIndexRequest) GetVerify() bool {
@@ -621,7 +821,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[9]
+	mi := &file_joule_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +833,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[9]
+	mi := &file_joule_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +846,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReadIndexResponse) GetIndex() uint64 {
@@ -665,7 +865,7 @@ type DigestAtRequest struct {
 
 func (x *DigestAtRequest) Reset() {
 	*x = DigestAtRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[10]
+	mi := &file_joule_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +877,7 @@ func (x *DigestAtRequest) String() string {
 func (*DigestAtRequest) ProtoMessage() {}
 
 func (x *DigestAtRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[10]
+	mi := &file_joule_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +890,7 @@ func (x *DigestAtRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestAtRequest.ProtoReflect.Descriptor instead.
 func (*DigestAtRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DigestAtRequest) GetBlock() uint64 {
@@ -709,7 +909,7 @@ type DigestAtResponse struct {
 
 func (x *DigestAtResponse) Reset() {
 	*x = DigestAtResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[11]
+	mi := &file_joule_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +921,7 @@ func (x *DigestAtResponse) String() string {
 func (*DigestAtResponse) ProtoMessage() {}
 
 func (x *DigestAtResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[11]
+	mi := &file_joule_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +934,7 @@ func (x *DigestAtResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestAtResponse.ProtoReflect.Descriptor instead.
 func (*DigestAtResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DigestAtResponse) GetDigest() []byte {
@@ -754,7 +954,7 @@ type BlocksRequest struct {
 
 func (x *BlocksRequest) Reset() {
 	*x = BlocksRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[12]
+	mi := &file_joule_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +966,7 @@ func (x *BlocksRequest) String() string {
 func (*BlocksRequest) ProtoMessage() {}
 
 func (x *BlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[12]
+	mi := &file_joule_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +979,7 @@ func (x *BlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksRequest.ProtoReflect.Descriptor instead.
 func (*BlocksRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BlocksRequest) GetFrom() uint64 {
@@ -806,7 +1006,7 @@ type BlocksResponse struct {
 
 func (x *BlocksResponse) Reset() {
 	*x = BlocksResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[13]
+	mi := &file_joule_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1018,7 @@ func (x *BlocksResponse) String() string {
 func (*BlocksResponse) ProtoMessage() {}
 
 func (x *BlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[13]
+	mi := &file_joule_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1031,7 @@ func (x *BlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksResponse.ProtoReflect.Descriptor instead.
 func (*BlocksResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BlocksResponse) GetSeq() uint64 {
@@ -852,7 +1052,18 @@ var File_joule_v1_peer_proto protoreflect.FileDescriptor
 
 const file_joule_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x13joule/v1/peer.proto\x12\bjoule.v1\"\x11\n" +
+	"\x13joule/v1/peer.proto\x12\bjoule.v1\"9\n" +
+	"\rRemoveRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"L\n" +
+	"\x0eRemoveResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06voters\x18\x03 \x01(\rR\x06voters\"&\n" +
+	"\x0eRestoreRequest\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"'\n" +
+	"\x0fRestoreResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\x11\n" +
 	"\x0fDescribeRequest\"\xef\x04\n" +
 	"\x10DescribeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -908,14 +1119,16 @@ const file_joule_v1_peer_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\"8\n" +
 	"\x0eBlocksResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
-	"\x05block\x18\x02 \x01(\fR\x05block2\x8f\x03\n" +
+	"\x05block\x18\x02 \x01(\fR\x05block2\x8e\x04\n" +
 	"\vPeerService\x12A\n" +
 	"\bDescribe\x12\x19.joule.v1.DescribeRequest\x1a\x1a.joule.v1.DescribeResponse\x125\n" +
 	"\x04Join\x12\x15.joule.v1.JoinRequest\x1a\x16.joule.v1.JoinResponse\x12>\n" +
 	"\aPropose\x12\x18.joule.v1.ProposeRequest\x1a\x19.joule.v1.ProposeResponse\x12D\n" +
 	"\tReadIndex\x12\x1a.joule.v1.ReadIndexRequest\x1a\x1b.joule.v1.ReadIndexResponse\x12A\n" +
 	"\bDigestAt\x12\x19.joule.v1.DigestAtRequest\x1a\x1a.joule.v1.DigestAtResponse\x12=\n" +
-	"\x06Blocks\x12\x17.joule.v1.BlocksRequest\x1a\x18.joule.v1.BlocksResponse0\x01B=Z;github.com/joulecloud/joule/settlement/api/joule/v1;joulev1b\x06proto3"
+	"\x06Blocks\x12\x17.joule.v1.BlocksRequest\x1a\x18.joule.v1.BlocksResponse0\x01\x12;\n" +
+	"\x06Remove\x12\x17.joule.v1.RemoveRequest\x1a\x18.joule.v1.RemoveResponse\x12@\n" +
+	"\aRestore\x12\x18.joule.v1.RestoreRequest\x1a\x19.joule.v1.RestoreResponse(\x01B=Z;github.com/joulecloud/joule/settlement/api/joule/v1;joulev1b\x06proto3"
 
 var (
 	file_joule_v1_peer_proto_rawDescOnce sync.Once
@@ -929,41 +1142,49 @@ func file_joule_v1_peer_proto_rawDescGZIP() []byte {
 	return file_joule_v1_peer_proto_rawDescData
 }
 
-var file_joule_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_joule_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_joule_v1_peer_proto_goTypes = []any{
-	(*DescribeRequest)(nil),   // 0: joule.v1.DescribeRequest
-	(*DescribeResponse)(nil),  // 1: joule.v1.DescribeResponse
-	(*StateHash)(nil),         // 2: joule.v1.StateHash
-	(*ServerEntry)(nil),       // 3: joule.v1.ServerEntry
-	(*JoinRequest)(nil),       // 4: joule.v1.JoinRequest
-	(*JoinResponse)(nil),      // 5: joule.v1.JoinResponse
-	(*ProposeRequest)(nil),    // 6: joule.v1.ProposeRequest
-	(*ProposeResponse)(nil),   // 7: joule.v1.ProposeResponse
-	(*ReadIndexRequest)(nil),  // 8: joule.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil), // 9: joule.v1.ReadIndexResponse
-	(*DigestAtRequest)(nil),   // 10: joule.v1.DigestAtRequest
-	(*DigestAtResponse)(nil),  // 11: joule.v1.DigestAtResponse
-	(*BlocksRequest)(nil),     // 12: joule.v1.BlocksRequest
-	(*BlocksResponse)(nil),    // 13: joule.v1.BlocksResponse
+	(*RemoveRequest)(nil),     // 0: joule.v1.RemoveRequest
+	(*RemoveResponse)(nil),    // 1: joule.v1.RemoveResponse
+	(*RestoreRequest)(nil),    // 2: joule.v1.RestoreRequest
+	(*RestoreResponse)(nil),   // 3: joule.v1.RestoreResponse
+	(*DescribeRequest)(nil),   // 4: joule.v1.DescribeRequest
+	(*DescribeResponse)(nil),  // 5: joule.v1.DescribeResponse
+	(*StateHash)(nil),         // 6: joule.v1.StateHash
+	(*ServerEntry)(nil),       // 7: joule.v1.ServerEntry
+	(*JoinRequest)(nil),       // 8: joule.v1.JoinRequest
+	(*JoinResponse)(nil),      // 9: joule.v1.JoinResponse
+	(*ProposeRequest)(nil),    // 10: joule.v1.ProposeRequest
+	(*ProposeResponse)(nil),   // 11: joule.v1.ProposeResponse
+	(*ReadIndexRequest)(nil),  // 12: joule.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil), // 13: joule.v1.ReadIndexResponse
+	(*DigestAtRequest)(nil),   // 14: joule.v1.DigestAtRequest
+	(*DigestAtResponse)(nil),  // 15: joule.v1.DigestAtResponse
+	(*BlocksRequest)(nil),     // 16: joule.v1.BlocksRequest
+	(*BlocksResponse)(nil),    // 17: joule.v1.BlocksResponse
 }
 var file_joule_v1_peer_proto_depIdxs = []int32{
-	3,  // 0: joule.v1.DescribeResponse.servers:type_name -> joule.v1.ServerEntry
-	2,  // 1: joule.v1.DescribeResponse.hashes:type_name -> joule.v1.StateHash
-	3,  // 2: joule.v1.JoinResponse.servers:type_name -> joule.v1.ServerEntry
-	0,  // 3: joule.v1.PeerService.Describe:input_type -> joule.v1.DescribeRequest
-	4,  // 4: joule.v1.PeerService.Join:input_type -> joule.v1.JoinRequest
-	6,  // 5: joule.v1.PeerService.Propose:input_type -> joule.v1.ProposeRequest
-	8,  // 6: joule.v1.PeerService.ReadIndex:input_type -> joule.v1.ReadIndexRequest
-	10, // 7: joule.v1.PeerService.DigestAt:input_type -> joule.v1.DigestAtRequest
-	12, // 8: joule.v1.PeerService.Blocks:input_type -> joule.v1.BlocksRequest
-	1,  // 9: joule.v1.PeerService.Describe:output_type -> joule.v1.DescribeResponse
-	5,  // 10: joule.v1.PeerService.Join:output_type -> joule.v1.JoinResponse
-	7,  // 11: joule.v1.PeerService.Propose:output_type -> joule.v1.ProposeResponse
-	9,  // 12: joule.v1.PeerService.ReadIndex:output_type -> joule.v1.ReadIndexResponse
-	11, // 13: joule.v1.PeerService.DigestAt:output_type -> joule.v1.DigestAtResponse
-	13, // 14: joule.v1.PeerService.Blocks:output_type -> joule.v1.BlocksResponse
-	9,  // [9:15] is the sub-list for method output_type
-	3,  // [3:9] is the sub-list for method input_type
+	7,  // 0: joule.v1.DescribeResponse.servers:type_name -> joule.v1.ServerEntry
+	6,  // 1: joule.v1.DescribeResponse.hashes:type_name -> joule.v1.StateHash
+	7,  // 2: joule.v1.JoinResponse.servers:type_name -> joule.v1.ServerEntry
+	4,  // 3: joule.v1.PeerService.Describe:input_type -> joule.v1.DescribeRequest
+	8,  // 4: joule.v1.PeerService.Join:input_type -> joule.v1.JoinRequest
+	10, // 5: joule.v1.PeerService.Propose:input_type -> joule.v1.ProposeRequest
+	12, // 6: joule.v1.PeerService.ReadIndex:input_type -> joule.v1.ReadIndexRequest
+	14, // 7: joule.v1.PeerService.DigestAt:input_type -> joule.v1.DigestAtRequest
+	16, // 8: joule.v1.PeerService.Blocks:input_type -> joule.v1.BlocksRequest
+	0,  // 9: joule.v1.PeerService.Remove:input_type -> joule.v1.RemoveRequest
+	2,  // 10: joule.v1.PeerService.Restore:input_type -> joule.v1.RestoreRequest
+	5,  // 11: joule.v1.PeerService.Describe:output_type -> joule.v1.DescribeResponse
+	9,  // 12: joule.v1.PeerService.Join:output_type -> joule.v1.JoinResponse
+	11, // 13: joule.v1.PeerService.Propose:output_type -> joule.v1.ProposeResponse
+	13, // 14: joule.v1.PeerService.ReadIndex:output_type -> joule.v1.ReadIndexResponse
+	15, // 15: joule.v1.PeerService.DigestAt:output_type -> joule.v1.DigestAtResponse
+	17, // 16: joule.v1.PeerService.Blocks:output_type -> joule.v1.BlocksResponse
+	1,  // 17: joule.v1.PeerService.Remove:output_type -> joule.v1.RemoveResponse
+	3,  // 18: joule.v1.PeerService.Restore:output_type -> joule.v1.RestoreResponse
+	11, // [11:19] is the sub-list for method output_type
+	3,  // [3:11] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -980,7 +1201,7 @@ func file_joule_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_joule_v1_peer_proto_rawDesc), len(file_joule_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -57,8 +57,7 @@ type OperatorServiceClient interface {
 	// SaveSnapshot streams a backup: the ledger's state and the whole journal
 	// that led to it.
 	SaveSnapshot(context.Context, *v1.SaveSnapshotRequest) (*connect.ServerStreamForClient[v1.SaveSnapshotResponse], error)
-	// RestoreSnapshot brings a backup into a cluster that has no history yet. The
-	// leader alone takes it.
+	// RestoreSnapshot brings a backup into a cluster that has no history yet.
 	RestoreSnapshot(context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreSnapshotRequest, v1.RestoreSnapshotResponse], error)
 }
 
@@ -146,8 +145,7 @@ type OperatorServiceHandler interface {
 	// SaveSnapshot streams a backup: the ledger's state and the whole journal
 	// that led to it.
 	SaveSnapshot(context.Context, *v1.SaveSnapshotRequest, *connect.ServerStream[v1.SaveSnapshotResponse]) error
-	// RestoreSnapshot brings a backup into a cluster that has no history yet. The
-	// leader alone takes it.
+	// RestoreSnapshot brings a backup into a cluster that has no history yet.
 	RestoreSnapshot(context.Context, *connect.ClientStream[v1.RestoreSnapshotRequest]) (*v1.RestoreSnapshotResponse, error)
 }
 

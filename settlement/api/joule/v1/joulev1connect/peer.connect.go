@@ -45,6 +45,10 @@ const (
 	PeerServiceDigestAtProcedure = "/joule.v1.PeerService/DigestAt"
 	// PeerServiceBlocksProcedure is the fully-qualified name of the PeerService's Blocks RPC.
 	PeerServiceBlocksProcedure = "/joule.v1.PeerService/Blocks"
+	// PeerServiceRemoveProcedure is the fully-qualified name of the PeerService's Remove RPC.
+	PeerServiceRemoveProcedure = "/joule.v1.PeerService/Remove"
+	// PeerServiceRestoreProcedure is the fully-qualified name of the PeerService's Restore RPC.
+	PeerServiceRestoreProcedure = "/joule.v1.PeerService/Restore"
 )
 
 // PeerServiceClient is a client for the joule.v1.PeerService service.
@@ -65,6 +69,10 @@ type PeerServiceClient interface {
 	DigestAt(context.Context, *v1.DigestAtRequest) (*v1.DigestAtResponse, error)
 	// Blocks streams the journal.
 	Blocks(context.Context, *v1.BlocksRequest) (*connect.ServerStreamForClient[v1.BlocksResponse], error)
+	// Remove is an operator's RemovePeer, handed to the leader.
+	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
+	// Restore is an operator's RestoreSnapshot, handed to the leader.
+	Restore(context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreRequest, v1.RestoreResponse], error)
 }
 
 // NewPeerServiceClient constructs a client for the joule.v1.PeerService service. By default, it
@@ -114,6 +122,18 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(peerServiceMethods.ByName("Blocks")),
 			connect.WithClientOptions(opts...),
 		),
+		remove: connect.NewClient[v1.RemoveRequest, v1.RemoveResponse](
+			httpClient,
+			baseURL+PeerServiceRemoveProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("Remove")),
+			connect.WithClientOptions(opts...),
+		),
+		restore: connect.NewClient[v1.RestoreRequest, v1.RestoreResponse](
+			httpClient,
+			baseURL+PeerServiceRestoreProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("Restore")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -125,6 +145,8 @@ type peerServiceClient struct {
 	readIndex *connect.Client[v1.ReadIndexRequest, v1.ReadIndexResponse]
 	digestAt  *connect.Client[v1.DigestAtRequest, v1.DigestAtResponse]
 	blocks    *connect.Client[v1.BlocksRequest, v1.BlocksResponse]
+	remove    *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
+	restore   *connect.Client[v1.RestoreRequest, v1.RestoreResponse]
 }
 
 // Describe calls joule.v1.PeerService.Describe.
@@ -177,6 +199,20 @@ func (c *peerServiceClient) Blocks(ctx context.Context, req *v1.BlocksRequest) (
 	return c.blocks.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Remove calls joule.v1.PeerService.Remove.
+func (c *peerServiceClient) Remove(ctx context.Context, req *v1.RemoveRequest) (*v1.RemoveResponse, error) {
+	response, err := c.remove.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Restore calls joule.v1.PeerService.Restore.
+func (c *peerServiceClient) Restore(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreRequest, v1.RestoreResponse], error) {
+	return c.restore.CallClientStreamSimple(ctx)
+}
+
 // PeerServiceHandler is an implementation of the joule.v1.PeerService service.
 type PeerServiceHandler interface {
 	// Describe says who a server is and how far it has got. It answers before
@@ -195,6 +231,10 @@ type PeerServiceHandler interface {
 	DigestAt(context.Context, *v1.DigestAtRequest) (*v1.DigestAtResponse, error)
 	// Blocks streams the journal.
 	Blocks(context.Context, *v1.BlocksRequest, *connect.ServerStream[v1.BlocksResponse]) error
+	// Remove is an operator's RemovePeer, handed to the leader.
+	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
+	// Restore is an operator's RestoreSnapshot, handed to the leader.
+	Restore(context.Context, *connect.ClientStream[v1.RestoreRequest]) (*v1.RestoreResponse, error)
 }
 
 // NewPeerServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -240,6 +280,18 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(peerServiceMethods.ByName("Blocks")),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceRemoveHandler := connect.NewUnaryHandlerSimple(
+		PeerServiceRemoveProcedure,
+		svc.Remove,
+		connect.WithSchema(peerServiceMethods.ByName("Remove")),
+		connect.WithHandlerOptions(opts...),
+	)
+	peerServiceRestoreHandler := connect.NewClientStreamHandlerSimple(
+		PeerServiceRestoreProcedure,
+		svc.Restore,
+		connect.WithSchema(peerServiceMethods.ByName("Restore")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/joule.v1.PeerService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PeerServiceDescribeProcedure:
@@ -254,6 +306,10 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 			peerServiceDigestAtHandler.ServeHTTP(w, r)
 		case PeerServiceBlocksProcedure:
 			peerServiceBlocksHandler.ServeHTTP(w, r)
+		case PeerServiceRemoveProcedure:
+			peerServiceRemoveHandler.ServeHTTP(w, r)
+		case PeerServiceRestoreProcedure:
+			peerServiceRestoreHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -285,4 +341,12 @@ func (UnimplementedPeerServiceHandler) DigestAt(context.Context, *v1.DigestAtReq
 
 func (UnimplementedPeerServiceHandler) Blocks(context.Context, *v1.BlocksRequest, *connect.ServerStream[v1.BlocksResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.PeerService.Blocks is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.PeerService.Remove is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) Restore(context.Context, *connect.ClientStream[v1.RestoreRequest]) (*v1.RestoreResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.PeerService.Restore is not implemented"))
 }
