@@ -1,4 +1,4 @@
-// Package devcluster runs a whole Joule on one machine: a settlement server, a
+// Package devcluster runs a whole Joule on one machine: settlement servers, a
 // Nomad server and Nomad clients with our plugin, each a real process on
 // loopback. `joule dev`, `joule demo` and the end-to-end tests use it.
 package devcluster
@@ -21,7 +21,6 @@ import (
 
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
-	"github.com/joulecloud/joule/settlement/client"
 	"github.com/joulecloud/joule/settlement/loopback"
 )
 
@@ -42,6 +41,8 @@ type Config struct {
 	LogDir   string // one log file per process
 	Programs        // resolved
 
+	Servers        int    // of settlement, which are one cluster; 0: one
+	Tokens         bool   // settlement answers nobody without one
 	SettlementAddr string // host:port; "" takes a free port
 	NomadAddr      string // of the Nomad server's API; "" takes a free port
 	Hosts          []HostSpec
@@ -60,15 +61,15 @@ func TwoHosts() []HostSpec {
 // Cluster is a running cluster.
 type Cluster struct {
 	cfg     Config
-	Server  *Process // settlement
+	Server  *Process // the first of Servers
 	Nomad   *Process // the Nomad server
 	Hosts   []*Host
 	cgroups []string // parents that were there before us
 
-	serverAddr, raftAddr string
-	nomadHTTP, nomadRPC  string
+	nomadHTTP, nomadRPC string
 
-	API      joulev1connect.SettlementServiceClient
+	Servers  []*Server
+	API      joulev1connect.SettlementServiceClient // of the first server
 	NomadAPI *api.Client
 }
 
@@ -80,14 +81,14 @@ type Host struct {
 	http  string
 }
 
-// SettlementURL is the address of the settlement API.
-func (c *Cluster) SettlementURL() string { return "http://" + c.serverAddr }
+// SettlementURL is the address of the first server's API.
+func (c *Cluster) SettlementURL() string { return c.Servers[0].URL }
 
 // NomadURL is the address of the Nomad server's API.
 func (c *Cluster) NomadURL() string { return "http://" + c.nomadHTTP }
 
-// ServerDataDir is where the settlement server keeps its data.
-func (c *Cluster) ServerDataDir() string { return filepath.Join(c.cfg.Dir, "server", "data") }
+// ServerDataDir is where the first settlement server keeps its data.
+func (c *Cluster) ServerDataDir() string { return c.Servers[0].DataDir }
 
 // Start starts everything, enrols the hosts and returns when every host's
 // driver is healthy. On failure what was started is stopped again.
@@ -108,16 +109,18 @@ func Start(ctx context.Context, cfg Config) (c *Cluster, err error) {
 	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
 		return c, err
 	}
-	// The settlement server and the Nomad server start side by side.
-	say(cfg.Out, "starting settlement server  %s", c.SettlementURL())
-	if err := c.startServer(); err != nil {
+	// The settlement servers and the Nomad server start side by side.
+	for _, s := range c.Servers {
+		say(cfg.Out, "starting settlement server  %s", s.URL)
+	}
+	if err := c.startServers(ctx); err != nil {
 		return c, err
 	}
 	say(cfg.Out, "starting Nomad server       %s", c.NomadURL())
 	if err := c.startNomad(); err != nil {
 		return c, err
 	}
-	if err := c.waitServer(ctx); err != nil {
+	if err := c.waitServers(ctx); err != nil {
 		return c, err
 	}
 	for _, spec := range cfg.Hosts {
@@ -149,7 +152,6 @@ func (c *Cluster) takePorts() error {
 		into *string
 		want string
 	}{
-		{&c.serverAddr, c.cfg.SettlementAddr}, {&c.raftAddr, ""},
 		{&c.nomadHTTP, c.cfg.NomadAddr}, {&c.nomadRPC, ""},
 	} {
 		var err error
@@ -157,7 +159,7 @@ func (c *Cluster) takePorts() error {
 			return err
 		}
 	}
-	return nil
+	return c.takeServerPorts()
 }
 
 // address is want, which must be free, or a free one for "".
@@ -187,49 +189,15 @@ func (c *Cluster) process(name string, args ...string) *Process {
 	return &Process{Name: name, args: args, log: filepath.Join(c.cfg.LogDir, name+".log")}
 }
 
-func (c *Cluster) startServer() error {
-	dir := filepath.Join(c.cfg.Dir, "server")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	file := filepath.Join(dir, "server.hcl")
-	err := writeFile(file, "name      = \"s1\"\ndata_dir  = %q\nlisten    = %q\nraft_addr = %q\nnomad     = %q\n",
-		c.ServerDataDir(), c.serverAddr, c.raftAddr, c.NomadURL())
-	if err != nil {
-		return err
-	}
-	if c.API, err = client.Dial(c.SettlementURL(), ""); err != nil {
-		return err
-	}
-	c.Server = c.process("settlement", c.cfg.Joule, "server", "-config", file)
-	return c.Server.Start()
-}
-
-func (c *Cluster) waitServer(ctx context.Context) error {
-	return c.Server.until(ctx, "settlement API", func(ctx context.Context) error {
-		_, err := c.API.ListAccounts(ctx, &joulev1.ListAccountsRequest{})
-		return err
-	})
-}
-
-// RestartServer starts the settlement server again after its end and waits
-// until it answers.
-func (c *Cluster) RestartServer(ctx context.Context) error {
-	if err := c.Server.Start(); err != nil {
-		return err
-	}
-	return c.waitServer(ctx)
-}
-
 // enrol makes the host's key and configuration, its supplier, and its offer.
 func (c *Cluster) enrol(ctx context.Context, spec HostSpec) error {
 	h := &Host{HostSpec: spec, dir: filepath.Join(c.cfg.Dir, spec.Name)}
 	if err := os.MkdirAll(h.dir, 0o755); err != nil {
 		return err
 	}
-	err := writeFile(h.ConfigFile(), "host            = %q\nclass           = %q\ndata_dir        = %q\nservers         = [%q]\n"+
+	err := writeFile(h.ConfigFile(), "host            = %q\nclass           = %q\ndata_dir        = %q\nservers         = [%s]\n"+
 		"runtimes        = [%q]\nallow_host_root = true\nshim            = %q\n%s",
-		spec.Name, spec.Class, h.DataDir(), c.SettlementURL(), c.cfg.Runtime, c.cfg.Shim, spec.HostdExtra)
+		spec.Name, spec.Class, h.DataDir(), quoted(c.serverURLs()), c.cfg.Runtime, c.cfg.Shim, spec.HostdExtra)
 	if err == nil && c.cfg.Registries != nil {
 		err = appendFile(h.ConfigFile(), "images {\n  registries = [%s]\n}\n", quoted(c.cfg.Registries))
 	}

@@ -31,12 +31,17 @@ func Dev(ctx context.Context, args []string, out, errOut io.Writer) (err error) 
 	fs.SetOutput(errOut)
 	settlement := fs.String("listen", devSettlementAddr, "address of the settlement API")
 	nomad := fs.String("nomad-listen", devNomadAddr, "address of the Nomad API")
+	servers := fs.Int("servers", 1, "settlement servers: 1, 3 or 5, as one cluster")
+	tokens := fs.Bool("tokens", false, "let nobody call the settlement API without a token")
 	p.Flags(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if fs.NArg() > 0 {
 		return fmt.Errorf("surplus arguments: %q", fs.Args())
+	}
+	if *servers < 1 || *servers > 7 || *servers == 2 {
+		return fmt.Errorf("-servers: want 1, 3, 5 or another number up to 7 but 2 (got %d)", *servers)
 	}
 	if err := p.Resolve(); err != nil {
 		return err
@@ -53,7 +58,7 @@ func Dev(ctx context.Context, args []string, out, errOut io.Writer) (err error) 
 	hosts[0].Offer = &joulev1.Prices{BaseNusdPerHour: 360_000_000, CpuNusdPerHour: 40_000_000, MemoryNusdPerHour: 5_000_000}
 	hosts[1].Offer = &joulev1.Prices{BaseNusdPerHour: 900_000_000, CpuNusdPerHour: 90_000_000, MemoryNusdPerHour: 10_000_000}
 	c, err := Start(startCtx, Config{Dir: dir, LogDir: filepath.Join(dir, "logs"), Programs: p, Hosts: hosts,
-		SettlementAddr: *settlement, NomadAddr: *nomad, Out: out})
+		Servers: *servers, Tokens: *tokens, SettlementAddr: *settlement, NomadAddr: *nomad, Out: out})
 	if err != nil {
 		return err
 	}
@@ -67,6 +72,9 @@ func Dev(ctx context.Context, args []string, out, errOut io.Writer) (err error) 
 	if *settlement != devSettlementAddr {
 		env = "JOULE_ADDR=" + c.SettlementURL() + " "
 	}
+	if *tokens {
+		env += "JOULE_TOKEN_FILE=" + c.TokenFile() + " "
+	}
 	nomadEnv := ""
 	if *nomad != devNomadAddr {
 		nomadEnv = "NOMAD_ADDR=" + c.NomadURL() + " "
@@ -77,11 +85,24 @@ func Dev(ctx context.Context, args []string, out, errOut io.Writer) (err error) 
 	case <-ctx.Done():
 		fmt.Fprintln(out, "\nstopping")
 		return nil
-	case <-c.Server.Done():
-		return fmt.Errorf("the settlement server ended; the end of its log:\n%s", c.Server.tail())
+	case s := <-c.serverEnded():
+		return fmt.Errorf("settlement server %s ended; the end of its log:\n%s", s.name, s.tail())
 	case <-c.Nomad.Done():
 		return fmt.Errorf("the Nomad server ended; the end of its log:\n%s", c.Nomad.tail())
 	}
+}
+
+// serverEnded gives the last settlement server once all of them have ended: one
+// of several may be killed to see how the others go on.
+func (c *Cluster) serverEnded() <-chan *Server {
+	out := make(chan *Server, 1)
+	go func() {
+		for _, s := range c.Servers {
+			<-s.Done()
+		}
+		out <- c.Servers[len(c.Servers)-1]
+	}()
+	return out
 }
 
 // Seed sets a rate, fills the treasury and makes customer acme with 5 USD.

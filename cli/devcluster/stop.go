@@ -33,8 +33,10 @@ func (c *Cluster) Stop() error {
 	if c.Nomad != nil {
 		errs = append(errs, c.Nomad.Stop(10*time.Second))
 	}
-	if c.Server != nil {
-		errs = append(errs, c.Server.Stop(10*time.Second))
+	for _, s := range c.Servers {
+		if s.Process != nil {
+			errs = append(errs, s.Stop(10*time.Second))
+		}
 	}
 	errs = append(errs, killBelow(c.cfg.Dir), unmountBelow(c.cfg.Dir), c.removeCgroups())
 	return errors.Join(errs...)
