@@ -118,6 +118,7 @@ func (r *Report) together(ctx context.Context, cfg Config, log io.Writer) (err e
 		if db, err = pg.Load(ctx, spec, false); err != nil {
 			return fmt.Errorf("PostgreSQL: %w", err)
 		}
+		defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()
 	}
 	if cfg.Cluster {
 		say(log, "cluster: opening %d leases on three servers", cfg.Leases)

@@ -50,6 +50,9 @@ func TestBaselineChargesWhatTheRulesSay(t *testing.T) {
 		if err := b.Check(t.Context()); err != nil {
 			t.Error(err)
 		}
+		if err := b.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
 	b, err := srv.Load(t.Context(), workload.Sized(n), false)
 	if err != nil {
@@ -64,6 +67,9 @@ func TestBaselineChargesWhatTheRulesSay(t *testing.T) {
 	}
 	t.Logf("replicated: %+v", *load)
 	if err := b.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := b.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
