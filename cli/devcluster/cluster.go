@@ -31,8 +31,9 @@ type HostSpec struct {
 	Class    string
 	Offer    *joulev1.Prices // nil: no offer is made
 
-	HostdExtra string // lines for hostd.hcl
-	AgentExtra string // lines for the Nomad client's configuration
+	HostdExtra  string // lines for hostd.hcl
+	AgentExtra  string // lines for the Nomad client's configuration
+	ClientExtra string // lines for its client block
 }
 
 // Config says what to run and with which programs.

@@ -128,14 +128,14 @@ client {
   # Two clients share this machine's cores.
   cpu_total_compute = 16000
   gc_max_allocs     = 1000
-}
+%s}
 plugin "nomad-driver-joule" {
   config {
     hostd_config = %q
     hostd_binary = %q
   }
 }
-%s`, h.Name, filepath.Join(h.dir, "nomad"), c.cfg.PluginDir, httpPort, rpcPort, c.nomadRPC, h.ConfigFile(), c.cfg.Joule, h.AgentExtra)
+%s`, h.Name, filepath.Join(h.dir, "nomad"), c.cfg.PluginDir, httpPort, rpcPort, c.nomadRPC, h.ClientExtra, h.ConfigFile(), c.cfg.Joule, h.AgentExtra)
 	if err != nil {
 		return err
 	}

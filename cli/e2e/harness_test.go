@@ -43,6 +43,8 @@ type fixture struct {
 	dir      string
 	programs devcluster.Programs
 	registry *httptest.Server // the hosts get images from it
+	network  *network         // of the first host, for groups' namespaces
+	volume   string           // a host volume of the first host: "shelf"
 	jobs     atomic.Int64
 }
 
@@ -135,7 +137,15 @@ func startFixture() (f *fixture, skip string, err error) {
 		return f, "", err
 	}
 	f.registry = httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	if f.network, err = newNetwork(); err != nil {
+		return f, "", err
+	}
+	f.volume = filepath.Join(f.dir, "volume")
+	if err := os.Mkdir(f.volume, 0o777); err != nil {
+		return f, "", err
+	}
 	hosts := devcluster.TwoHosts()
+	hosts[0].ClientExtra = f.network.client() + fmt.Sprintf("  host_volume \"shelf\" {\n    path = %q\n  }\n", f.volume)
 	// The second host's disk is one that tests can fill.
 	disk := filepath.Join(f.dir, hosts[1].Name, "hostd")
 	if err := os.MkdirAll(disk, 0o700); err != nil {
@@ -201,6 +211,9 @@ func (f *fixture) stop() error {
 	}
 	if f.observer != nil {
 		errs = append(errs, f.observer.Stop())
+	}
+	if f.network != nil {
+		errs = append(errs, f.network.remove())
 	}
 	if *keep {
 		fmt.Fprintln(os.Stderr, "state kept in", f.dir)
@@ -302,7 +315,8 @@ func (f *fixture) leases(t *testing.T, alloc string) []*joulev1.Lease {
 	t.Helper()
 	r, err := f.cluster.API.ListLeases(t.Context(), &joulev1.ListLeasesRequest{PageSize: 10000})
 	if err != nil {
-		return nil // the server may be down on purpose
+		t.Logf("list leases: %v", err) // the server may be down on purpose
+		return nil
 	}
 	var out []*joulev1.Lease
 	for _, l := range r.Leases {

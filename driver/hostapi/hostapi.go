@@ -74,6 +74,7 @@ type StartRequest struct {
 	MemoryMax   int64   `json:"memory_max_mib"` // 0: MemoryMiB
 	Mounts      []Mount `json:"mounts,omitempty"`
 	NetworkPath string  `json:"network_path,omitempty"` // a network namespace to join; "": the host's
+	NetworkNone bool    `json:"network_none,omitempty"` // a network namespace of its own, with a loopback only
 	Hostname    string  `json:"hostname,omitempty"`
 
 	CPUMilli     int64             `json:"cpu_milli,omitempty"`      // what was asked for, in 1/1000 core; 0: not known

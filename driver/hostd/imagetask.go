@@ -71,6 +71,7 @@ func (r *shimRunner) ociTask(req *hostapi.StartRequest, containerID string) (*oc
 		WorkDir:     req.WorkDir,
 		Hostname:    req.Hostname,
 		NetworkPath: req.NetworkPath,
+		NetworkNone: req.NetworkNone,
 		CgroupPath:  group.OCIPath(),
 		CPUShares:   uint64(max(req.CPUShares, 0)),
 		MemoryBytes: max(req.MemoryMiB, req.MemoryMax) << 20,
@@ -261,7 +262,10 @@ func networkFiles(t *oci.Task) []oci.Mount {
 			}
 		}
 	}
-	if t.NetworkPath == "" {
+	switch {
+	case t.NetworkNone:
+		return nil
+	case t.NetworkPath == "":
 		add("/etc/hosts", "/etc/hosts")
 		add("/etc/resolv.conf", "/etc/resolv.conf")
 		return out

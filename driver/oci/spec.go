@@ -29,6 +29,7 @@ type Task struct {
 	Hostname    string            // "": the host's
 	Mounts      []Mount
 	NetworkPath string // a network namespace to join; "": the host's
+	NetworkNone bool   // a network namespace of its own, with a loopback only
 	CgroupPath  string // see cgroup.Group.OCIPath
 	CPUShares   uint64 // 0: the default
 	CPUMilli    int64  // hard limit in 1/1000 core; 0: none
@@ -133,6 +134,9 @@ func (t *Task) Validate() error {
 	if t.NetworkPath != "" && !filepath.IsAbs(t.NetworkPath) {
 		bad("network_path: must be absolute (got %q)", t.NetworkPath)
 	}
+	if t.NetworkPath != "" && t.NetworkNone {
+		bad("network_path: there is none to join without a network (got %q)", t.NetworkPath)
+	}
 	if !path.IsAbs(t.CgroupPath) {
 		bad("cgroup path: must be absolute (got %q)", t.CgroupPath)
 	}
@@ -202,7 +206,7 @@ func (h Host) spec(t *Task) (s *specs.Spec, links map[string]string, err error) 
 		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace},
 		{Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
 	}
-	if t.NetworkPath != "" {
+	if t.NetworkPath != "" || t.NetworkNone {
 		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: t.NetworkPath})
 	}
 	caps := t.Capabilities

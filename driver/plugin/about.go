@@ -61,6 +61,7 @@ func taskConfigSpec() *hclspec.Spec {
 		"ulimit":             hclspec.NewBlockAttrs("ulimit", "string", false),
 		"pids_limit":         hclspec.NewAttr("pids_limit", "number", false),
 		"cpu_hard_limit":     hclspec.NewAttr("cpu_hard_limit", "bool", false),
+		"network_mode":       hclspec.NewAttr("network_mode", "string", false),
 		"work_dir":           hclspec.NewAttr("work_dir", "string", false),
 		"budget":             hclspec.NewAttr("budget", "string", false),
 		"devices":            hclspec.NewAttr("devices", "list(string)", false),
@@ -88,8 +89,7 @@ func capabilities() *drivers.Capabilities {
 			drivers.NetIsolationModeHost,
 			drivers.NetIsolationModeGroup,
 		},
-		// Nomad 1.11 does not carry this one over the wire, and takes it for
-		// "all": StartTask refuses mounts itself.
-		MountConfigs: drivers.MountConfigSupportNone,
+		// Volumes of the client's own configuration and CSI's, bound into the task.
+		MountConfigs: drivers.MountConfigSupportAll,
 	}
 }

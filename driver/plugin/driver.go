@@ -136,9 +136,11 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	if err != nil {
 		return nil, nil, structs.NewRecoverableError(err, false)
 	}
-	if req.Mounts, err = networkFiles(cfg); err != nil {
+	files, err := networkFiles(cfg, req.NetworkNone)
+	if err != nil {
 		return nil, nil, err
 	}
+	req.Mounts = append(req.Mounts, files...)
 	var st *hostapi.TaskStatus
 	told := d.tell(cfg, req)
 	err = d.ask(startTaskTimeout+time.Duration(req.PullMs)*time.Millisecond, func(ctx context.Context, c *hostapi.Client) (err error) {

@@ -15,16 +15,35 @@ import (
 // hostResolvConf is what a task's resolv.conf takes what the job leaves open from.
 const hostResolvConf = "/etc/resolv.conf"
 
-// networkFiles writes the task's own /etc/hosts and /etc/resolv.conf where the
-// group's network asks for them, and returns their mounts.
-func networkFiles(cfg *drivers.TaskConfig) ([]hostapi.Mount, error) {
+// inGroup says whether the task is in a network namespace that Nomad made for
+// its group.
+func inGroup(cfg *drivers.TaskConfig) bool {
+	return cfg.NetworkIsolation != nil && cfg.NetworkIsolation.Mode == drivers.NetIsolationModeGroup
+}
+
+// hostsConfig is the name of a task that isn't on the host's network, and its
+// address. Nomad gives both only to drivers that make the network themselves;
+// the name is the allocation's then, and leads, as Debian has it, to the
+// loopback.
+func hostsConfig(cfg *drivers.TaskConfig) *drivers.HostsConfig {
+	if ni := cfg.NetworkIsolation; ni != nil && ni.HostsConfig != nil && ni.HostsConfig.Hostname != "" && ni.HostsConfig.Address != "" {
+		return ni.HostsConfig
+	}
+	alloc, _, _ := strings.Cut(cfg.ID, "/")
+	return &drivers.HostsConfig{Hostname: alloc[:min(len(alloc), 8)], Address: "127.0.1.1"}
+}
+
+// networkFiles writes the task's own /etc/hosts, where it isn't on the host's
+// network, and /etc/resolv.conf, where the job has one, and returns their mounts.
+func networkFiles(cfg *drivers.TaskConfig, none bool) ([]hostapi.Mount, error) {
 	var mounts []hostapi.Mount
 	taskDir := cfg.TaskDir().Dir
-	hosts, err := hostnames.GenerateEtcHostsMount(taskDir, cfg.NetworkIsolation, nil)
-	if err != nil {
-		return nil, fmt.Errorf("write the task's hosts file: %w", err)
-	}
-	if hosts != nil {
+	if none || inGroup(cfg) {
+		hosts, err := hostnames.GenerateEtcHostsMount(taskDir,
+			&drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, HostsConfig: hostsConfig(cfg)}, nil)
+		if err != nil {
+			return nil, fmt.Errorf("write the task's hosts file: %w", err)
+		}
 		mounts = append(mounts, hostapi.Mount{HostPath: hosts.HostPath, TaskPath: hosts.TaskPath, ReadOnly: hosts.Readonly})
 	}
 	if cfg.DNS == nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
 	"github.com/joulecloud/joule/driver/hostapi"
@@ -27,7 +28,8 @@ type TaskConfig struct {
 	ReadOnlyRoot bool              `codec:"readonly_rootfs"`
 	CapAdd       []string          `codec:"cap_add"`
 	CapDrop      []string          `codec:"cap_drop"`
-	Ulimit       map[string]string `codec:"ulimit"` // "soft:hard"
+	Ulimit       map[string]string `codec:"ulimit"`       // "soft:hard"
+	NetworkMode  string            `codec:"network_mode"` // "none"; "": the group's
 	PidsLimit    int64             `codec:"pids_limit"`
 	CPUHardLimit bool              `codec:"cpu_hard_limit"`
 
@@ -83,6 +85,9 @@ func (c *TaskConfig) Validate() error {
 		if strings.ContainsRune(arg, 0) {
 			faults = append(faults, fmt.Errorf("args[%d]: must not hold a NUL byte (got %q)", i, arg))
 		}
+	}
+	if c.NetworkMode != "" && c.NetworkMode != "none" {
+		faults = append(faults, fmt.Errorf("network_mode: must be \"none\" or left out, other networks are the group's (got %q)", c.NetworkMode))
 	}
 	if c.WorkDir != "" && !filepath.IsAbs(c.WorkDir) {
 		faults = append(faults, fmt.Errorf("work_dir: must be absolute (got %q)", c.WorkDir))
@@ -175,13 +180,11 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 	if !ok1 || slash < 0 {
 		return nil, fmt.Errorf("task id: want alloc/task/invocation (got %q)", cfg.ID)
 	}
-	for _, m := range cfg.Mounts {
-		faults = append(faults, fmt.Errorf("volume_mount: driver %q mounts no volumes (got destination %q)", Name, m.TaskPath))
-	}
+	mounts, err := volumeMounts(cfg.Mounts)
+	faults = append(faults, err)
 	if r := cfg.Resources; r == nil || r.NomadResources == nil {
 		faults = append(faults, errors.New("resources: missing"))
 	} else {
-		var err error
 		devices, err = taskDevices(cfg, tc.Devices)
 		faults = append(faults, err)
 	}
@@ -210,6 +213,7 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 		CPUShares:  cpu.CpuShares,
 		MemoryMiB:  mem.MemoryMB,
 		MemoryMax:  max(mem.MemoryMaxMB, 0),
+		Mounts:     mounts,
 
 		Image:        tc.Image,
 		Entrypoint:   tc.Entrypoint,
@@ -232,16 +236,39 @@ func startRequest(cfg *drivers.TaskConfig) (*hostapi.StartRequest, error) {
 		}
 		req.PullMs = d.Milliseconds()
 	}
-	if ni := cfg.NetworkIsolation; ni != nil && ni.Mode == drivers.NetIsolationModeGroup {
-		if ni.Path == "" {
+	if req.NetworkNone = tc.NetworkMode == "none"; req.NetworkNone {
+		req.Hostname = hostsConfig(cfg).Hostname
+	}
+	if inGroup(cfg) {
+		switch {
+		case req.NetworkNone:
+			return nil, errors.New("network_mode: must be left out in a group with a network of its own (got \"none\")")
+		case cfg.NetworkIsolation.Path == "":
 			return nil, errors.New("network: Nomad made no namespace for the group")
 		}
-		req.NetworkPath = ni.Path
-		if ni.HostsConfig != nil {
-			req.Hostname = ni.HostsConfig.Hostname
-		}
+		req.NetworkPath = cfg.NetworkIsolation.Path
+		req.Hostname = hostsConfig(cfg).Hostname
 	}
 	return req, nil
+}
+
+// volumeMounts are the volumes that Nomad mounts into the task: those that the
+// supplier registered on the client, and CSI's.
+func volumeMounts(volumes []*drivers.MountConfig) ([]hostapi.Mount, error) {
+	var out []hostapi.Mount
+	var faults []error
+	for _, m := range volumes {
+		// What a task mounts stays its own: no mount goes from it to the host.
+		switch m.PropagationMode {
+		case "", structs.VolumeMountPropagationPrivate, structs.VolumeMountPropagationHostToTask:
+		default:
+			faults = append(faults, fmt.Errorf("volume_mount: propagation_mode must be %q or %q (got %q for destination %q)",
+				structs.VolumeMountPropagationPrivate, structs.VolumeMountPropagationHostToTask, m.PropagationMode, m.TaskPath))
+			continue
+		}
+		out = append(out, hostapi.Mount{HostPath: m.HostPath, TaskPath: m.TaskPath, ReadOnly: m.Readonly})
+	}
+	return out, errors.Join(faults...)
 }
 
 // cpuMilli is the task's share of the node's CPU in 1/1000 core; 0: not known.

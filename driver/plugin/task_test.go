@@ -83,8 +83,9 @@ func TestStartRequest(t *testing.T) {
 	cfg.StdoutPath, cfg.StderrPath = "/n/o", "/n/e"
 	cfg.Env = map[string]string{"A": "b"}
 	cfg.Resources.NomadResources.Memory.MemoryMaxMB = 128
+	cfg.Mounts = []*drivers.MountConfig{{TaskPath: "/data", HostPath: "/srv/data", Readonly: true, PropagationMode: "private"}}
 	cfg.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: "/run/netns/x",
-		HostsConfig: &drivers.HostsConfig{Hostname: "web"}}
+		HostsConfig: &drivers.HostsConfig{Hostname: "web", Address: "10.1.2.3"}}
 	got, err := startRequest(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +96,7 @@ func TestStartRequest(t *testing.T) {
 		AllocDir: "/n/alloc-1/alloc", LocalDir: "/n/alloc-1/web/proxy/local", SecretsDir: "/n/alloc-1/web/proxy/secrets",
 		StdoutPath: "/n/o", StderrPath: "/n/e", CPUShares: 100, MemoryMiB: 64, MemoryMax: 128,
 		NetworkPath: "/run/netns/x", Hostname: "web",
+		Mounts: []hostapi.Mount{{HostPath: "/srv/data", TaskPath: "/data", ReadOnly: true}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)
@@ -106,10 +108,17 @@ func TestStartRequestRefusesWhatItCannotDo(t *testing.T) {
 		change func(*drivers.TaskConfig)
 		want   string
 	}{
-		"volume": {func(c *drivers.TaskConfig) { c.Mounts = []*drivers.MountConfig{{TaskPath: "/data", HostPath: "/srv"}} },
-			`volume_mount: driver "joule" mounts no volumes (got destination "/data")`},
+		"volume that mounts on the host": {func(c *drivers.TaskConfig) {
+			c.Mounts = []*drivers.MountConfig{{TaskPath: "/data", HostPath: "/srv", PropagationMode: "bidirectional"}}
+		}, `propagation_mode must be "private" or "host-to-task" (got "bidirectional" for destination "/data")`},
 		"id":        {func(c *drivers.TaskConfig) { c.ID = "x" }, `task id: want alloc/task/invocation (got "x")`},
 		"resources": {func(c *drivers.TaskConfig) { c.Resources = nil }, "resources: missing"},
+		"two networks": {func(c *drivers.TaskConfig) {
+			c.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: "/run/netns/x"}
+			if err := c.EncodeConcreteDriverConfig(&TaskConfig{Command: "true", NetworkMode: "none"}); err != nil {
+				t.Fatal(err)
+			}
+		}, "network_mode: must be left out in a group"},
 		"network": {func(c *drivers.TaskConfig) {
 			c.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup}
 		}, "network: Nomad made no namespace"},

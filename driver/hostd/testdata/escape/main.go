@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -37,6 +38,14 @@ func main() {
 		memoryBomb()
 	case "burn":
 		burn(os.Args[2])
+	case "copy":
+		b, err := os.ReadFile(os.Args[2])
+		if err == nil {
+			err = os.WriteFile(os.Args[3], b, 0o644)
+		}
+		say("copied %v", err)
+	case "serve":
+		serve(os.Args[2])
 	case "until":
 		for {
 			if _, err := os.Stat(os.Args[2]); err == nil {
@@ -253,6 +262,25 @@ func memoryBomb() {
 			say("ESCAPED memory bomb: %d MiB", len(all))
 			return
 		}
+	}
+}
+
+// serve answers every connection with the task's name.
+func serve(addr string) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		say("%v", err)
+		return
+	}
+	say("listening")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			say("%v", err)
+			return
+		}
+		fmt.Fprintf(c, "hello from %s\n", os.Getenv("NOMAD_TASK_NAME"))
+		c.Close()
 	}
 }
 
