@@ -54,6 +54,7 @@ var table = map[string]rule{
 	"settlement/server": {
 		ours:   append([]string{"settlement/access", "settlement/ledger", "settlement/wire", "settlement/bill", "settlement/journal", "settlement/backup", "settlement/cluster", "settlement/node", "settlement/nomad", "settlement/refusal"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
+	"settlement/enforce":   {ours: []string{"settlement/ledger", "settlement/nomad"}},
 	"settlement/rate":      {pure: true},
 	"settlement/rate/feed": {ours: []string{"settlement/rate"}},
 	"settlement/client":    {ours: apis, theirs: []string{"connectrpc.com/connect"}},
@@ -67,7 +68,7 @@ var table = map[string]rule{
 		ours:   append([]string{"raftstore", "settlement/backup", "settlement/journal", "settlement/node", "settlement/refusal"}, apis...),
 		theirs: []string{"connectrpc.com/connect"}},
 	"settlement/daemon": {
-		ours: []string{"raftstore", "settlement/access", "settlement/cluster", "settlement/journal", "settlement/metrics", "settlement/tlsca", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
+		ours: []string{"raftstore", "settlement/access", "settlement/cluster", "settlement/enforce", "settlement/journal", "settlement/metrics", "settlement/tlsca", "settlement/ledger", "settlement/money", "settlement/node", "settlement/nomad",
 			"settlement/rate", "settlement/rate/feed", "settlement/server"},
 		theirs: []string{"github.com/hashicorp/hcl/v2"}},
 

@@ -65,7 +65,8 @@ type Agent struct {
 	written  string                 // what MembersFile holds
 	diverged bool
 	watch    watchdog
-	outsider int // rounds in which the leader did not know this server
+	heard    func(host uint32) time.Duration // nil: not known yet
+	outsider int                             // rounds in which the leader did not know this server
 }
 
 // Start serves PeerService on mux, which it does not close.

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2/hclsimple"
+
+	"github.com/joulecloud/joule/settlement/enforce"
 )
 
 // Config is server.hcl.
@@ -41,6 +43,9 @@ type Config struct {
 
 	Rate   *RateConfig   `hcl:"rate,block"`
 	Limits *LimitsConfig `hcl:"limits,block"`
+	Fines  *FinesConfig  `hcl:"fines,block"`
+
+	enforce *enforce.Config // of tests, instead of Fines
 }
 
 // Default returns every default in one place.
@@ -108,7 +113,8 @@ func (c *Config) Validate() error {
 		fault("log_format: want text or json, got %q", c.LogFormat)
 	}
 	_, err := c.Limits.limits()
-	errs = append(errs, c.Rate.validate(), err)
+	_, finesErr := c.Fines.enforcer()
+	errs = append(errs, c.Rate.validate(), err, finesErr)
 	return errors.Join(errs...)
 }
 

@@ -38,6 +38,13 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	if sc.Limits, err = cfg.Limits.limits(); err != nil {
 		return err
 	}
+	fines, err := cfg.Fines.enforcer()
+	if err != nil {
+		return err
+	}
+	if cfg.enforce != nil {
+		fines = cfg.enforce
+	}
 	if cfg.TokensFile != "" {
 		if sc.Tokens, err = access.Load(cfg.TokensFile); err != nil {
 			return fmt.Errorf("tokens_file: %w", err)
@@ -61,6 +68,8 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 			Sessions: srv.Sessions, CertNotAfter: cfg.certNotAfter})
 	}
 	srv := server.New(sc, n, n.Journal(), allocs, log)
+	stopFines := startFines(ctx, fines, n, agent, srv, allocs, log)
+	defer stopFines()
 
 	ln, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,12 +18,14 @@ import (
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
 	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
 	"github.com/joulecloud/joule/settlement/client"
+	"github.com/joulecloud/joule/settlement/enforce"
 	"github.com/joulecloud/joule/settlement/ledger"
 	"github.com/joulecloud/joule/settlement/wire"
 )
 
-// fakeNomad answers what settlement asks of one allocation, a1 on host h1.
-func fakeNomad(t *testing.T) string {
+// fakeNomad answers what settlement asks of one allocation, a1 on host h1, whose
+// node goes down when down is called.
+func fakeNomad(t *testing.T) (url string, down func()) {
 	t.Helper()
 	answers := map[string]any{
 		"/v1/allocation/a1": map[string]any{"ID": "a1", "NodeID": "n1", "Namespace": "acme", "JobID": "job", "TaskGroup": "group",
@@ -31,7 +34,12 @@ func fakeNomad(t *testing.T) string {
 			"AllocatedResources": map[string]any{"Tasks": map[string]any{"main": map[string]any{"Memory": map[string]any{"MemoryMB": 64}}}}},
 		"/v1/node/n1": map[string]any{"ID": "n1", "Attributes": map[string]string{"driver.joule.host": "h1", "cpu.numcores": "2"}},
 	}
+	var isDown atomic.Bool
 	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/node/n1" && isDown.Load() {
+			_ = json.NewEncoder(w).Encode(map[string]any{"ID": "n1", "Status": "down"})
+			return
+		}
 		if a, ok := answers[r.URL.Path]; ok {
 			_ = json.NewEncoder(w).Encode(a)
 			return
@@ -39,7 +47,7 @@ func fakeNomad(t *testing.T) string {
 		http.NotFound(w, r)
 	}))
 	t.Cleanup(ts.Close)
-	return ts.URL
+	return ts.URL, func() { isDown.Store(true) }
 }
 
 // hostSession is a host's session with one server.
@@ -115,26 +123,15 @@ func (h *hostSession) settle(r ledger.Record) joulev1.RecordStatus {
 	}
 }
 
-// A host needs no leader of its own: leases, sessions and usage go through any
-// server, the same record through two of them counts once, and a session on a
-// follower outlives the leader.
-func TestHostOnFollowers(t *testing.T) {
-	t.Parallel()
-	s := newServers(t, 3, 3)
-	nomad := fakeNomad(t)
-	for i := range s.cfgs {
-		s.cfgs[i].Nomad = nomad
-	}
-	s.start(0, 1, 2)
-	s.wait(0, 1, 2)
-	leader := s.leader()
-	a, b := (leader+1)%3, (leader+2)%3
-	ctx := t.Context()
+// world makes customer acme, supplier lab and its host h1, whose key is
+// returned, through a server.
+func (s *servers) world(i int) ed25519.PrivateKey {
+	s.t.Helper()
+	ctx, api := s.t.Context(), s.api(i)
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	api := s.api(a)
 	for _, call := range []func() error{
 		func() error {
 			_, err := api.CreateCustomer(ctx, &joulev1.CreateCustomerRequest{Key: "1", Name: "acme", Namespace: "acme"})
@@ -166,12 +163,35 @@ func TestHostOnFollowers(t *testing.T) {
 		},
 	} {
 		if err := call(); err != nil {
-			t.Fatal(err)
+			s.t.Fatal(err)
 		}
 	}
+	return key
+}
+
+func openRequest(key ed25519.PrivateKey) *joulev1.OpenLeaseRequest {
 	now := time.Now().UnixMilli()
-	open := &joulev1.OpenLeaseRequest{AllocId: "a1", Task: "main", Invocation: "i1", Auth: &joulev1.HostAuth{Host: "h1", UnixMs: now,
+	return &joulev1.OpenLeaseRequest{AllocId: "a1", Task: "main", Invocation: "i1", Auth: &joulev1.HostAuth{Host: "h1", UnixMs: now,
 		Signature: ed25519.Sign(key, wire.HostRequestSigningBytes("OpenLease", "h1", now, wire.OpenLeaseBody("a1", "main", "i1")))}}
+}
+
+// A host needs no leader of its own: leases, sessions and usage go through any
+// server, the same record through two of them counts once, and a session on a
+// follower outlives the leader.
+func TestHostOnFollowers(t *testing.T) {
+	t.Parallel()
+	s := newServers(t, 3, 3)
+	nomad, _ := fakeNomad(t)
+	for i := range s.cfgs {
+		s.cfgs[i].Nomad = nomad
+	}
+	s.start(0, 1, 2)
+	s.wait(0, 1, 2)
+	leader := s.leader()
+	a, b := (leader+1)%3, (leader+2)%3
+	ctx := t.Context()
+	key := s.world(a)
+	open := openRequest(key)
 	lease, err := s.hosts(a).OpenLease(ctx, open)
 	if err != nil {
 		t.Fatal(err)
@@ -220,5 +240,92 @@ func TestHostOnFollowers(t *testing.T) {
 	}
 	if m := onB.down(); m.GetHeartbeatAck().GetNumber() != 7 {
 		t.Errorf("a heartbeat on a follower: got %v", m)
+	}
+}
+
+// A host that dies with a lease open, which every server and Nomad notice, is
+// fined by the leader, once, with its evidence; what it reports later is not
+// paid.
+func TestDeadHostIsFined(t *testing.T) {
+	t.Parallel()
+	s := newServers(t, 3, 3)
+	nomad, down := fakeNomad(t)
+	for i := range s.cfgs {
+		s.cfgs[i].Nomad = nomad
+		s.cfgs[i].enforce = &enforce.Config{Mode: enforce.On, Interval: 100 * time.Millisecond,
+			Rules: enforce.Rules{Silence: 2 * time.Second, LeaderAge: time.Second, MassPPM: 1_000_000}}
+	}
+	s.start(0, 1, 2)
+	s.wait(0, 1, 2)
+	key := s.world(0)
+	ctx := t.Context()
+	api := s.api(0)
+	lease, err := s.hosts(1).OpenLease(ctx, openRequest(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range []func() error{
+		func() error {
+			_, err := api.SetFineSchedule(ctx, &joulev1.SetFineScheduleRequest{Key: "8", Schedule: &joulev1.FineSchedule{AppealMs: 3_600_000, RepeatMs: 3_600_000,
+				DayCapPpm: 1_000_000, Rules: []*joulev1.FineRule{{Reason: "host lost", SharePpm: 500_000, RepeatPpm: 1_000_000}}}})
+			return err
+		},
+		func() error {
+			_, err := api.SetStakePolicy(ctx, &joulev1.SetStakePolicyRequest{Key: "9", Policy: &joulev1.StakePolicy{BasePerHostNj: 1000, UnbondMs: 86_400_000}})
+			return err
+		},
+	} {
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	onOne := s.session(1, key)
+	if got := onOne.settle(ledger.Record{Lease: ledger.LeaseID(lease.LeaseId), Seq: 1, Epoch: 1, Known: ledger.KnownAll, Active: ledger.Totals{WallMs: 100}}); got != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
+		t.Fatalf("a record: got %v", got)
+	}
+	if err := onOne.stream.CloseRequest(); err != nil {
+		t.Fatal(err)
+	}
+	down()
+	for i := range s.cfgs {
+		s.eventually("see the fine on "+s.cfgs[i].Name, func() error {
+			r, err := s.api(i).ListFines(ctx, &joulev1.ListFinesRequest{})
+			if err != nil || len(r.Fines) == 0 {
+				return fmt.Errorf("got %v, %v", r, err)
+			}
+			f := r.Fines[0]
+			if len(r.Fines) != 1 || f.Plan.Reason != "host lost" || f.Plan.LeaseId != lease.LeaseId || f.Plan.Supplier != "lab" || f.State != "in escrow" ||
+				f.Plan.TakenNj != 500 || len(f.Case.Evidence) != 1 {
+				t.Errorf("got %v, want one fine of 500 nJ for the lease", r.Fines)
+			}
+			return nil
+		})
+	}
+	if got := s.session(2, key).settle(ledger.Record{Lease: ledger.LeaseID(lease.LeaseId), Seq: 2, Epoch: 1, Known: ledger.KnownAll, Active: ledger.Totals{WallMs: 200}}); got != joulev1.RecordStatus_RECORD_STATUS_LEASE_CLOSED {
+		t.Errorf("a record of the lost lease: got %v", got)
+	}
+}
+
+func TestFinesBlock(t *testing.T) {
+	for text, want := range map[string]*enforce.Config{
+		"":                            {Mode: enforce.Simulate, Rules: enforce.Default().Rules, Interval: enforce.Default().Interval},
+		`fines { mode = "simulate" }`: {Mode: enforce.Simulate, Rules: enforce.Default().Rules, Interval: enforce.Default().Interval},
+		`fines { mode = "off" }`:      nil,
+		"fines {\n mode = \"on\"\n silence = \"2m\"\n mass_share = \"50%\"\n}": {Mode: enforce.On,
+			Rules: enforce.Rules{Silence: 2 * time.Minute, LeaderAge: 2 * time.Minute, MassPPM: 500_000}, Interval: enforce.Default().Interval},
+	} {
+		cfg, err := load(t, "data_dir = \"/x\"\n"+text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := cfg.Fines.enforcer(); err != nil || (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("%s: got %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+	_, err := load(t, "data_dir = \"/x\"\nfines {\n mode = \"loud\"\n silence = \"5s\"\n mass_share = \"many\"\n}")
+	for _, want := range []string{"fines: mode", `"loud"`, "silence", `"5s"`, "mass_share", "many"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q in it", err, want)
+		}
 	}
 }

@@ -55,6 +55,15 @@ rate {
   }
 }
 
+# What the leader does about offences that the servers can prove by themselves:
+# equivocation, and hosts that are lost with leases open. It should be the same
+# on every server. What a fine comes to is the schedule's: joule fine schedule.
+fines {
+  mode       = "simulate"   # the log says what would be fined; or on, or off
+  silence    = "10m"        # for which a majority of the servers has not heard a host, and Nomad has given it up
+  mass_share = "20%"        # where more of the hosts are silent at once, none of them is lost
+}
+
 # What clients together, and each of them (a token, or an address), may ask at
 # once. What is beyond is refused with a hint when to try again. The defaults
 # suit 1 GiB of memory for the API.

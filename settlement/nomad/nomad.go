@@ -97,6 +97,30 @@ func (c *Client) Task(ctx context.Context, allocID, task string) (*Task, error) 
 	return describe(alloc, node, task)
 }
 
+// Lost reports whether Nomad has given up the node that an allocation is on,
+// with the allocation running: it has heard neither for longer than it waits.
+// Its errors are those of Task.
+func (c *Client) Lost(ctx context.Context, allocID string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	alloc, _, err := c.api.Allocations().Info(allocID, (&api.QueryOptions{Namespace: api.AllNamespacesNamespace}).WithContext(ctx))
+	if err != nil {
+		return false, lookupError(err, "allocation", allocID)
+	}
+	switch alloc.ClientStatus {
+	case api.AllocClientStatusLost, api.AllocClientStatusUnknown:
+		return true, nil
+	case api.AllocClientStatusRunning, api.AllocClientStatusPending:
+	default:
+		return false, nil // its client has said how it ended
+	}
+	node, _, err := c.api.Nodes().Info(alloc.NodeID, (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil {
+		return false, lookupError(err, "node", alloc.NodeID)
+	}
+	return node.Status == api.NodeStatusDown || node.Status == api.NodeStatusDisconnected, nil
+}
+
 // describe is the pure part of Task.
 func describe(alloc *api.Allocation, node *api.Node, task string) (*Task, error) {
 	spec := findTask(alloc, task)

@@ -136,3 +136,28 @@ func TestUnreachable(t *testing.T) {
 		t.Errorf("got %v, want %v", err, ErrUnreachable)
 	}
 }
+
+// An allocation is lost when Nomad says so of it, or of its node while it ran;
+// never when its client has said how it ended.
+func TestLost(t *testing.T) {
+	for _, tc := range []struct {
+		alloc, node string
+		want        bool
+	}{
+		{"running", "ready", false}, {"running", "down", true}, {"running", "disconnected", true}, {"pending", "down", true},
+		{"lost", "ready", true}, {"unknown", "ready", true}, {"complete", "down", false}, {"failed", "down", false},
+	} {
+		alloc, node := placed(nil)
+		alloc.ClientStatus, node.Status = tc.alloc, tc.node
+		if got, err := fakeNomad(t, alloc, node).Lost(t.Context(), "a1"); err != nil || got != tc.want {
+			t.Errorf("allocation %s on a node that is %s: got %v, %v, want %v", tc.alloc, tc.node, got, err, tc.want)
+		}
+	}
+	alloc, node := placed(nil)
+	c := fakeNomad(t, alloc, node)
+	for id, want := range map[string]error{"nothing": ErrNoAllocation, "broken": ErrUnreachable} {
+		if got, err := c.Lost(t.Context(), id); got || !errors.Is(err, want) {
+			t.Errorf("allocation %s: got %v, %v, want %v", id, got, err, want)
+		}
+	}
+}

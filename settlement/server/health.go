@@ -85,3 +85,7 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request, c node.Consistenc
 
 // Sessions is how many hosts have a session here.
 func (s *Server) Sessions() int { return s.sessions.count() }
+
+// Silent is for how long a host has not been heard here, or this server runs,
+// where that is less.
+func (s *Server) Silent(host uint32) time.Duration { return s.sessions.silent(ledger.HostID(host)) }

@@ -57,11 +57,23 @@ type sessions struct {
 	mu     sync.Mutex
 	live   map[ledger.HostID]*session
 	last   map[ledger.HostID]time.Time
+	began  time.Time
 	closed bool
 }
 
 func newSessions() *sessions {
-	return &sessions{live: map[ledger.HostID]*session{}, last: map[ledger.HostID]time.Time{}}
+	return &sessions{live: map[ledger.HostID]*session{}, last: map[ledger.HostID]time.Time{}, began: time.Now()}
+}
+
+// silent is for how long the host has not been heard here; where it has not
+// been since this server began, that long: what happened before is not known.
+func (ss *sessions) silent(host ledger.HostID) time.Duration {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if t, ok := ss.last[host]; ok {
+		return time.Since(t)
+	}
+	return time.Since(ss.began)
 }
 
 // add makes s the host's session; an older one of the same host is cut, for

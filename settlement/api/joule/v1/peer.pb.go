@@ -21,6 +21,94 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type HeardRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostIds       []uint32               `protobuf:"varint,1,rep,packed,name=host_ids,json=hostIds,proto3" json:"host_ids,omitempty"` // at most 1000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeardRequest) Reset() {
+	*x = HeardRequest{}
+	mi := &file_joule_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeardRequest) ProtoMessage() {}
+
+func (x *HeardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeardRequest.ProtoReflect.Descriptor instead.
+func (*HeardRequest) Descriptor() ([]byte, []int) {
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *HeardRequest) GetHostIds() []uint32 {
+	if x != nil {
+		return x.HostIds
+	}
+	return nil
+}
+
+type HeardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SilentMs      []int64                `protobuf:"varint,1,rep,packed,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"` // in the order of the request
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeardResponse) Reset() {
+	*x = HeardResponse{}
+	mi := &file_joule_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeardResponse) ProtoMessage() {}
+
+func (x *HeardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeardResponse.ProtoReflect.Descriptor instead.
+func (*HeardResponse) Descriptor() ([]byte, []int) {
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HeardResponse) GetSilentMs() []int64 {
+	if x != nil {
+		return x.SilentMs
+	}
+	return nil
+}
+
 type RemoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"` // id, name or address
@@ -31,7 +119,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[0]
+	mi := &file_joule_v1_peer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +131,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[0]
+	mi := &file_joule_v1_peer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +144,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RemoveRequest) GetPeer() string {
@@ -84,7 +172,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[1]
+	mi := &file_joule_v1_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -96,7 +184,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[1]
+	mi := &file_joule_v1_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -109,7 +197,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RemoveResponse) GetId() string {
@@ -142,7 +230,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[2]
+	mi := &file_joule_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -154,7 +242,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[2]
+	mi := &file_joule_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -167,7 +255,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RestoreRequest) GetChunk() []byte {
@@ -186,7 +274,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[3]
+	mi := &file_joule_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -198,7 +286,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[3]
+	mi := &file_joule_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -211,7 +299,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RestoreResponse) GetIndex() uint64 {
@@ -229,7 +317,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[4]
+	mi := &file_joule_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +329,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[4]
+	mi := &file_joule_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +342,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 type DescribeResponse struct {
@@ -287,7 +375,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[5]
+	mi := &file_joule_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +387,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[5]
+	mi := &file_joule_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +400,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DescribeResponse) GetId() string {
@@ -466,7 +554,7 @@ type StateHash struct {
 
 func (x *StateHash) Reset() {
 	*x = StateHash{}
-	mi := &file_joule_v1_peer_proto_msgTypes[6]
+	mi := &file_joule_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +566,7 @@ func (x *StateHash) String() string {
 func (*StateHash) ProtoMessage() {}
 
 func (x *StateHash) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[6]
+	mi := &file_joule_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +579,7 @@ func (x *StateHash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateHash.ProtoReflect.Descriptor instead.
 func (*StateHash) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StateHash) GetBlock() uint64 {
@@ -519,7 +607,7 @@ type ServerEntry struct {
 
 func (x *ServerEntry) Reset() {
 	*x = ServerEntry{}
-	mi := &file_joule_v1_peer_proto_msgTypes[7]
+	mi := &file_joule_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +619,7 @@ func (x *ServerEntry) String() string {
 func (*ServerEntry) ProtoMessage() {}
 
 func (x *ServerEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[7]
+	mi := &file_joule_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +632,7 @@ func (x *ServerEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerEntry.ProtoReflect.Descriptor instead.
 func (*ServerEntry) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ServerEntry) GetId() string {
@@ -580,7 +668,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[8]
+	mi := &file_joule_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +680,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[8]
+	mi := &file_joule_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +693,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JoinRequest) GetId() string {
@@ -645,7 +733,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[9]
+	mi := &file_joule_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +745,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[9]
+	mi := &file_joule_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +758,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JoinResponse) GetServers() []*ServerEntry {
@@ -689,7 +777,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[10]
+	mi := &file_joule_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +789,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[10]
+	mi := &file_joule_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +802,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProposeRequest) GetBatch() []byte {
@@ -733,7 +821,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[11]
+	mi := &file_joule_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +833,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[11]
+	mi := &file_joule_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +846,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProposeResponse) GetResults() []byte {
@@ -777,7 +865,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[12]
+	mi := &file_joule_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +877,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[12]
+	mi := &file_joule_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +890,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReadIndexRequest) GetVerify() bool {
@@ -821,7 +909,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[13]
+	mi := &file_joule_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +921,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[13]
+	mi := &file_joule_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +934,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReadIndexResponse) GetIndex() uint64 {
@@ -865,7 +953,7 @@ type DigestAtRequest struct {
 
 func (x *DigestAtRequest) Reset() {
 	*x = DigestAtRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[14]
+	mi := &file_joule_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +965,7 @@ func (x *DigestAtRequest) String() string {
 func (*DigestAtRequest) ProtoMessage() {}
 
 func (x *DigestAtRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[14]
+	mi := &file_joule_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +978,7 @@ func (x *DigestAtRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestAtRequest.ProtoReflect.Descriptor instead.
 func (*DigestAtRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DigestAtRequest) GetBlock() uint64 {
@@ -909,7 +997,7 @@ type DigestAtResponse struct {
 
 func (x *DigestAtResponse) Reset() {
 	*x = DigestAtResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[15]
+	mi := &file_joule_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1009,7 @@ func (x *DigestAtResponse) String() string {
 func (*DigestAtResponse) ProtoMessage() {}
 
 func (x *DigestAtResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[15]
+	mi := &file_joule_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1022,7 @@ func (x *DigestAtResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestAtResponse.ProtoReflect.Descriptor instead.
 func (*DigestAtResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DigestAtResponse) GetDigest() []byte {
@@ -954,7 +1042,7 @@ type BlocksRequest struct {
 
 func (x *BlocksRequest) Reset() {
 	*x = BlocksRequest{}
-	mi := &file_joule_v1_peer_proto_msgTypes[16]
+	mi := &file_joule_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1054,7 @@ func (x *BlocksRequest) String() string {
 func (*BlocksRequest) ProtoMessage() {}
 
 func (x *BlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[16]
+	mi := &file_joule_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1067,7 @@ func (x *BlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksRequest.ProtoReflect.Descriptor instead.
 func (*BlocksRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BlocksRequest) GetFrom() uint64 {
@@ -1006,7 +1094,7 @@ type BlocksResponse struct {
 
 func (x *BlocksResponse) Reset() {
 	*x = BlocksResponse{}
-	mi := &file_joule_v1_peer_proto_msgTypes[17]
+	mi := &file_joule_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1106,7 @@ func (x *BlocksResponse) String() string {
 func (*BlocksResponse) ProtoMessage() {}
 
 func (x *BlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_peer_proto_msgTypes[17]
+	mi := &file_joule_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1119,7 @@ func (x *BlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlocksResponse.ProtoReflect.Descriptor instead.
 func (*BlocksResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_joule_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BlocksResponse) GetSeq() uint64 {
@@ -1052,7 +1140,11 @@ var File_joule_v1_peer_proto protoreflect.FileDescriptor
 
 const file_joule_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x13joule/v1/peer.proto\x12\bjoule.v1\"9\n" +
+	"\x13joule/v1/peer.proto\x12\bjoule.v1\")\n" +
+	"\fHeardRequest\x12\x19\n" +
+	"\bhost_ids\x18\x01 \x03(\rR\ahostIds\",\n" +
+	"\rHeardResponse\x12\x1b\n" +
+	"\tsilent_ms\x18\x01 \x03(\x03R\bsilentMs\"9\n" +
 	"\rRemoveRequest\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"L\n" +
@@ -1119,7 +1211,7 @@ const file_joule_v1_peer_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\"8\n" +
 	"\x0eBlocksResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
-	"\x05block\x18\x02 \x01(\fR\x05block2\x8e\x04\n" +
+	"\x05block\x18\x02 \x01(\fR\x05block2\xc8\x04\n" +
 	"\vPeerService\x12A\n" +
 	"\bDescribe\x12\x19.joule.v1.DescribeRequest\x1a\x1a.joule.v1.DescribeResponse\x125\n" +
 	"\x04Join\x12\x15.joule.v1.JoinRequest\x1a\x16.joule.v1.JoinResponse\x12>\n" +
@@ -1128,7 +1220,8 @@ const file_joule_v1_peer_proto_rawDesc = "" +
 	"\bDigestAt\x12\x19.joule.v1.DigestAtRequest\x1a\x1a.joule.v1.DigestAtResponse\x12=\n" +
 	"\x06Blocks\x12\x17.joule.v1.BlocksRequest\x1a\x18.joule.v1.BlocksResponse0\x01\x12;\n" +
 	"\x06Remove\x12\x17.joule.v1.RemoveRequest\x1a\x18.joule.v1.RemoveResponse\x12@\n" +
-	"\aRestore\x12\x18.joule.v1.RestoreRequest\x1a\x19.joule.v1.RestoreResponse(\x01B=Z;github.com/joulecloud/joule/settlement/api/joule/v1;joulev1b\x06proto3"
+	"\aRestore\x12\x18.joule.v1.RestoreRequest\x1a\x19.joule.v1.RestoreResponse(\x01\x128\n" +
+	"\x05Heard\x12\x16.joule.v1.HeardRequest\x1a\x17.joule.v1.HeardResponseB=Z;github.com/joulecloud/joule/settlement/api/joule/v1;joulev1b\x06proto3"
 
 var (
 	file_joule_v1_peer_proto_rawDescOnce sync.Once
@@ -1142,49 +1235,53 @@ func file_joule_v1_peer_proto_rawDescGZIP() []byte {
 	return file_joule_v1_peer_proto_rawDescData
 }
 
-var file_joule_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_joule_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_joule_v1_peer_proto_goTypes = []any{
-	(*RemoveRequest)(nil),     // 0: joule.v1.RemoveRequest
-	(*RemoveResponse)(nil),    // 1: joule.v1.RemoveResponse
-	(*RestoreRequest)(nil),    // 2: joule.v1.RestoreRequest
-	(*RestoreResponse)(nil),   // 3: joule.v1.RestoreResponse
-	(*DescribeRequest)(nil),   // 4: joule.v1.DescribeRequest
-	(*DescribeResponse)(nil),  // 5: joule.v1.DescribeResponse
-	(*StateHash)(nil),         // 6: joule.v1.StateHash
-	(*ServerEntry)(nil),       // 7: joule.v1.ServerEntry
-	(*JoinRequest)(nil),       // 8: joule.v1.JoinRequest
-	(*JoinResponse)(nil),      // 9: joule.v1.JoinResponse
-	(*ProposeRequest)(nil),    // 10: joule.v1.ProposeRequest
-	(*ProposeResponse)(nil),   // 11: joule.v1.ProposeResponse
-	(*ReadIndexRequest)(nil),  // 12: joule.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil), // 13: joule.v1.ReadIndexResponse
-	(*DigestAtRequest)(nil),   // 14: joule.v1.DigestAtRequest
-	(*DigestAtResponse)(nil),  // 15: joule.v1.DigestAtResponse
-	(*BlocksRequest)(nil),     // 16: joule.v1.BlocksRequest
-	(*BlocksResponse)(nil),    // 17: joule.v1.BlocksResponse
+	(*HeardRequest)(nil),      // 0: joule.v1.HeardRequest
+	(*HeardResponse)(nil),     // 1: joule.v1.HeardResponse
+	(*RemoveRequest)(nil),     // 2: joule.v1.RemoveRequest
+	(*RemoveResponse)(nil),    // 3: joule.v1.RemoveResponse
+	(*RestoreRequest)(nil),    // 4: joule.v1.RestoreRequest
+	(*RestoreResponse)(nil),   // 5: joule.v1.RestoreResponse
+	(*DescribeRequest)(nil),   // 6: joule.v1.DescribeRequest
+	(*DescribeResponse)(nil),  // 7: joule.v1.DescribeResponse
+	(*StateHash)(nil),         // 8: joule.v1.StateHash
+	(*ServerEntry)(nil),       // 9: joule.v1.ServerEntry
+	(*JoinRequest)(nil),       // 10: joule.v1.JoinRequest
+	(*JoinResponse)(nil),      // 11: joule.v1.JoinResponse
+	(*ProposeRequest)(nil),    // 12: joule.v1.ProposeRequest
+	(*ProposeResponse)(nil),   // 13: joule.v1.ProposeResponse
+	(*ReadIndexRequest)(nil),  // 14: joule.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil), // 15: joule.v1.ReadIndexResponse
+	(*DigestAtRequest)(nil),   // 16: joule.v1.DigestAtRequest
+	(*DigestAtResponse)(nil),  // 17: joule.v1.DigestAtResponse
+	(*BlocksRequest)(nil),     // 18: joule.v1.BlocksRequest
+	(*BlocksResponse)(nil),    // 19: joule.v1.BlocksResponse
 }
 var file_joule_v1_peer_proto_depIdxs = []int32{
-	7,  // 0: joule.v1.DescribeResponse.servers:type_name -> joule.v1.ServerEntry
-	6,  // 1: joule.v1.DescribeResponse.hashes:type_name -> joule.v1.StateHash
-	7,  // 2: joule.v1.JoinResponse.servers:type_name -> joule.v1.ServerEntry
-	4,  // 3: joule.v1.PeerService.Describe:input_type -> joule.v1.DescribeRequest
-	8,  // 4: joule.v1.PeerService.Join:input_type -> joule.v1.JoinRequest
-	10, // 5: joule.v1.PeerService.Propose:input_type -> joule.v1.ProposeRequest
-	12, // 6: joule.v1.PeerService.ReadIndex:input_type -> joule.v1.ReadIndexRequest
-	14, // 7: joule.v1.PeerService.DigestAt:input_type -> joule.v1.DigestAtRequest
-	16, // 8: joule.v1.PeerService.Blocks:input_type -> joule.v1.BlocksRequest
-	0,  // 9: joule.v1.PeerService.Remove:input_type -> joule.v1.RemoveRequest
-	2,  // 10: joule.v1.PeerService.Restore:input_type -> joule.v1.RestoreRequest
-	5,  // 11: joule.v1.PeerService.Describe:output_type -> joule.v1.DescribeResponse
-	9,  // 12: joule.v1.PeerService.Join:output_type -> joule.v1.JoinResponse
-	11, // 13: joule.v1.PeerService.Propose:output_type -> joule.v1.ProposeResponse
-	13, // 14: joule.v1.PeerService.ReadIndex:output_type -> joule.v1.ReadIndexResponse
-	15, // 15: joule.v1.PeerService.DigestAt:output_type -> joule.v1.DigestAtResponse
-	17, // 16: joule.v1.PeerService.Blocks:output_type -> joule.v1.BlocksResponse
-	1,  // 17: joule.v1.PeerService.Remove:output_type -> joule.v1.RemoveResponse
-	3,  // 18: joule.v1.PeerService.Restore:output_type -> joule.v1.RestoreResponse
-	11, // [11:19] is the sub-list for method output_type
-	3,  // [3:11] is the sub-list for method input_type
+	9,  // 0: joule.v1.DescribeResponse.servers:type_name -> joule.v1.ServerEntry
+	8,  // 1: joule.v1.DescribeResponse.hashes:type_name -> joule.v1.StateHash
+	9,  // 2: joule.v1.JoinResponse.servers:type_name -> joule.v1.ServerEntry
+	6,  // 3: joule.v1.PeerService.Describe:input_type -> joule.v1.DescribeRequest
+	10, // 4: joule.v1.PeerService.Join:input_type -> joule.v1.JoinRequest
+	12, // 5: joule.v1.PeerService.Propose:input_type -> joule.v1.ProposeRequest
+	14, // 6: joule.v1.PeerService.ReadIndex:input_type -> joule.v1.ReadIndexRequest
+	16, // 7: joule.v1.PeerService.DigestAt:input_type -> joule.v1.DigestAtRequest
+	18, // 8: joule.v1.PeerService.Blocks:input_type -> joule.v1.BlocksRequest
+	2,  // 9: joule.v1.PeerService.Remove:input_type -> joule.v1.RemoveRequest
+	4,  // 10: joule.v1.PeerService.Restore:input_type -> joule.v1.RestoreRequest
+	0,  // 11: joule.v1.PeerService.Heard:input_type -> joule.v1.HeardRequest
+	7,  // 12: joule.v1.PeerService.Describe:output_type -> joule.v1.DescribeResponse
+	11, // 13: joule.v1.PeerService.Join:output_type -> joule.v1.JoinResponse
+	13, // 14: joule.v1.PeerService.Propose:output_type -> joule.v1.ProposeResponse
+	15, // 15: joule.v1.PeerService.ReadIndex:output_type -> joule.v1.ReadIndexResponse
+	17, // 16: joule.v1.PeerService.DigestAt:output_type -> joule.v1.DigestAtResponse
+	19, // 17: joule.v1.PeerService.Blocks:output_type -> joule.v1.BlocksResponse
+	3,  // 18: joule.v1.PeerService.Remove:output_type -> joule.v1.RemoveResponse
+	5,  // 19: joule.v1.PeerService.Restore:output_type -> joule.v1.RestoreResponse
+	1,  // 20: joule.v1.PeerService.Heard:output_type -> joule.v1.HeardResponse
+	12, // [12:21] is the sub-list for method output_type
+	3,  // [3:12] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -1201,7 +1298,7 @@ func file_joule_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_joule_v1_peer_proto_rawDesc), len(file_joule_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

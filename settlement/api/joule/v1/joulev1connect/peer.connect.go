@@ -49,6 +49,8 @@ const (
 	PeerServiceRemoveProcedure = "/joule.v1.PeerService/Remove"
 	// PeerServiceRestoreProcedure is the fully-qualified name of the PeerService's Restore RPC.
 	PeerServiceRestoreProcedure = "/joule.v1.PeerService/Restore"
+	// PeerServiceHeardProcedure is the fully-qualified name of the PeerService's Heard RPC.
+	PeerServiceHeardProcedure = "/joule.v1.PeerService/Heard"
 )
 
 // PeerServiceClient is a client for the joule.v1.PeerService service.
@@ -73,6 +75,9 @@ type PeerServiceClient interface {
 	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
 	// Restore is an operator's RestoreSnapshot, handed to the leader.
 	Restore(context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreRequest, v1.RestoreResponse], error)
+	// Heard says for how long a server has not heard hosts. One that has not
+	// heard them since it started says for how long it runs.
+	Heard(context.Context, *v1.HeardRequest) (*v1.HeardResponse, error)
 }
 
 // NewPeerServiceClient constructs a client for the joule.v1.PeerService service. By default, it
@@ -134,6 +139,12 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(peerServiceMethods.ByName("Restore")),
 			connect.WithClientOptions(opts...),
 		),
+		heard: connect.NewClient[v1.HeardRequest, v1.HeardResponse](
+			httpClient,
+			baseURL+PeerServiceHeardProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("Heard")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -147,6 +158,7 @@ type peerServiceClient struct {
 	blocks    *connect.Client[v1.BlocksRequest, v1.BlocksResponse]
 	remove    *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
 	restore   *connect.Client[v1.RestoreRequest, v1.RestoreResponse]
+	heard     *connect.Client[v1.HeardRequest, v1.HeardResponse]
 }
 
 // Describe calls joule.v1.PeerService.Describe.
@@ -213,6 +225,15 @@ func (c *peerServiceClient) Restore(ctx context.Context) (*connect.ClientStreamF
 	return c.restore.CallClientStreamSimple(ctx)
 }
 
+// Heard calls joule.v1.PeerService.Heard.
+func (c *peerServiceClient) Heard(ctx context.Context, req *v1.HeardRequest) (*v1.HeardResponse, error) {
+	response, err := c.heard.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // PeerServiceHandler is an implementation of the joule.v1.PeerService service.
 type PeerServiceHandler interface {
 	// Describe says who a server is and how far it has got. It answers before
@@ -235,6 +256,9 @@ type PeerServiceHandler interface {
 	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
 	// Restore is an operator's RestoreSnapshot, handed to the leader.
 	Restore(context.Context, *connect.ClientStream[v1.RestoreRequest]) (*v1.RestoreResponse, error)
+	// Heard says for how long a server has not heard hosts. One that has not
+	// heard them since it started says for how long it runs.
+	Heard(context.Context, *v1.HeardRequest) (*v1.HeardResponse, error)
 }
 
 // NewPeerServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -292,6 +316,12 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(peerServiceMethods.ByName("Restore")),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceHeardHandler := connect.NewUnaryHandlerSimple(
+		PeerServiceHeardProcedure,
+		svc.Heard,
+		connect.WithSchema(peerServiceMethods.ByName("Heard")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/joule.v1.PeerService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PeerServiceDescribeProcedure:
@@ -310,6 +340,8 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 			peerServiceRemoveHandler.ServeHTTP(w, r)
 		case PeerServiceRestoreProcedure:
 			peerServiceRestoreHandler.ServeHTTP(w, r)
+		case PeerServiceHeardProcedure:
+			peerServiceHeardHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -349,4 +381,8 @@ func (UnimplementedPeerServiceHandler) Remove(context.Context, *v1.RemoveRequest
 
 func (UnimplementedPeerServiceHandler) Restore(context.Context, *connect.ClientStream[v1.RestoreRequest]) (*v1.RestoreResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.PeerService.Restore is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) Heard(context.Context, *v1.HeardRequest) (*v1.HeardResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.PeerService.Heard is not implemented"))
 }
