@@ -326,17 +326,13 @@ func (m *model) usage(host ledger.HostID, r *ledger.Record) (ledger.RecordStatus
 	switch {
 	case le.host.id != host:
 		return ledger.RecordWrongHost, bi(0), false
-	case le.reason != 0 && (r.Seq != le.seq || r.Hash != le.hash):
-		return ledger.RecordLeaseClosed, bi(0), !r.Final
-	case le.reason != 0:
-		return ledger.RecordRepeat, bi(0), !r.Final
 	case r.Seq < le.seq:
-		return ledger.RecordOld, bi(0), le.stop
+		return ledger.RecordOld, bi(0), le.stop && le.reason == 0
 	case r.Seq == le.seq && r.Hash == le.hash:
-		return ledger.RecordRepeat, bi(0), le.stop
+		return ledger.RecordRepeat, bi(0), le.stop && le.reason == 0
 	case r.Seq == le.seq || r.Seq == le.seq+1 && r.Prev != le.hash:
 		m.offences[modelOffence{r.Lease, ledger.FineEquivocation}] = true
-		return ledger.RecordEquivocation, bi(0), le.stop
+		return ledger.RecordEquivocation, bi(0), le.stop && le.reason == 0
 	}
 	claimed, sby := le.claimed, le.sby
 	for i, known := range knownBits {
@@ -344,8 +340,11 @@ func (m *model) usage(host ledger.HostID, r *ledger.Record) (ledger.RecordStatus
 			claimed[i], sby[i] = fields(r.Active)[i], fields(r.Standby)[i]
 		}
 		if claimed[i].Cmp(le.claimed[i]) < 0 || sby[i].Cmp(le.sby[i]) < 0 {
-			return ledger.RecordDecreasing, bi(0), le.stop
+			return ledger.RecordDecreasing, bi(0), le.stop && le.reason == 0
 		}
+	}
+	if le.reason != 0 {
+		return ledger.RecordLeaseClosed, bi(0), !r.Final
 	}
 	le.claimed, le.sby, le.seq, le.hash = claimed, sby, r.Seq, r.Hash
 	elapsed := bi(m.now - le.opened)

@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/joulecloud/joule/settlement/ledger"
@@ -130,6 +131,36 @@ func TestU4_UnknownIsNotZero(t *testing.T) {
 		if res := b.usage(sealed(r)); res.Status != ledger.RecordInvalid {
 			t.Errorf("record %+v: got status %d, want invalid", r, res.Status)
 		}
+	}
+}
+
+// U3: the same holds once the lease is closed: a host that lost the
+// acknowledgement of its last batch sends all of it again.
+func TestU3_AfterTheCloseOldIsOld(t *testing.T) {
+	b, id := funded(t)
+	first := b.record(id, ledger.Totals{WallMs: 1000}, false)
+	b.usage(first)
+	last := b.record(id, ledger.Totals{WallMs: 2000}, true)
+	b.usage(last)
+	entries, digests := b.l.EntryCount(), b.balances()
+	for _, tt := range []struct {
+		record ledger.Record
+		want   ledger.RecordStatus
+	}{{first, ledger.RecordOld}, {last, ledger.RecordRepeat}} {
+		if res := b.usage(tt.record); res.Status != tt.want || res.Stop != ledger.CloseNone {
+			t.Errorf("record %d after the close: got %+v, want status %d and no stop", tt.record.Seq, res, tt.want)
+		}
+	}
+	if b.l.EntryCount() != entries || !bytes.Equal(b.balances(), digests) {
+		t.Error("records sent again changed something")
+	}
+	forged := last
+	forged.Active.WallMs++
+	if res := b.usage(sealed(forged)); res.Status != ledger.RecordEquivocation {
+		t.Errorf("another last record: got %+v, want equivocation", res)
+	}
+	if _, ok := b.l.Offence(id, ledger.FineEquivocation); !ok {
+		t.Error("the equivocation was not kept as evidence")
 	}
 }
 

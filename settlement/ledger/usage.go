@@ -41,7 +41,7 @@ func (l *Ledger) usageBatch(key string, b *UsageBatch) Result {
 }
 
 // record applies one record (rules U2 to U4, U6). The checks come in this
-// order: form; lease; host; closed lease; sequence and chain; totals.
+// order: form; lease; host; sequence and chain; totals; closed lease.
 func (l *Ledger) record(host HostID, r *Record) RecordResult {
 	res := RecordResult{Lease: r.Lease, Seq: r.Seq}
 	le, ok := l.lease(r.Lease)
@@ -52,21 +52,19 @@ func (l *Ledger) record(host HostID, r *Record) RecordResult {
 		res.Status = RecordUnknownLease
 	case le.Host != host:
 		res.Status = RecordWrongHost
-	case le.Reason != CloseNone:
-		if !r.Final {
-			res.Stop = le.Reason // the task still runs
-		}
-		res.Status = RecordLeaseClosed
-		if r.Seq == le.LastSeq && r.Hash == le.LastHash {
-			res.Status = RecordRepeat
-		}
 	default:
-		res.Status = le.judge(r)
-		if res.Status == RecordAccepted {
+		open := le.Reason == CloseNone
+		switch res.Status = le.judge(r); {
+		case res.Status == RecordAccepted && open:
 			res.Charged = l.accept(r, le)
+		case res.Status == RecordAccepted:
+			res.Status = RecordLeaseClosed
 		}
-		if le.Reason == CloseNone {
+		switch {
+		case le.Reason == CloseNone:
 			res.Stop = le.Stop
+		case res.Status == RecordLeaseClosed && !r.Final:
+			res.Stop = le.Reason // the task still runs
 		}
 	}
 	switch res.Status {

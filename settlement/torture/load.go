@@ -152,8 +152,11 @@ func (l *load) client(ctx context.Context, stop <-chan struct{}, account string,
 	}
 }
 
+// call is one request to one server, under a key.
+type call func(ctx context.Context, api joulev1connect.SettlementServiceClient, key string) error
+
 // call tries one server after another, under the same key, until one answers.
-func (l *load) call(ctx context.Context, r *rand.Rand, key string, try func(context.Context, joulev1connect.SettlementServiceClient, string) error) bool {
+func (l *load) call(ctx context.Context, r *rand.Rand, key string, try call) bool {
 	for ctx.Err() == nil {
 		tctx, cancel := context.WithTimeout(ctx, time.Duration(500+r.IntN(3000))*time.Millisecond)
 		err := try(tctx, l.apis[r.IntN(len(l.apis))], key)

@@ -3,6 +3,7 @@ package torture
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -90,31 +91,80 @@ func (l *lan) heal(from int) error {
 	return nil
 }
 
+// inside runs f on a thread that is in a namespace.
+func inside[T any](l *lan, i int, f func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// The thread is not used for anything else: it ends with this goroutine.
+		runtime.LockOSThread()
+		var r result
+		ns, err := os.Open("/run/netns/" + l.ns(i))
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+			ns.Close()
+		}
+		if r.err = err; err == nil {
+			r.value, r.err = f()
+		}
+		done <- r
+	}()
+	r := <-done
+	return r.value, r.err
+}
+
 // dial connects to an address of a server's own loopback.
 func (l *lan) dial(i int) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		type dialed struct {
-			conn net.Conn
-			err  error
-		}
-		done := make(chan dialed, 1)
-		go func() {
-			// The thread is not used for anything else: it ends with this goroutine.
-			runtime.LockOSThread()
-			f, err := os.Open("/run/netns/" + l.ns(i))
-			if err == nil {
-				err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
-				f.Close()
-			}
+		return inside(l, i, func() (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, addr)
+		})
+	}
+}
+
+// listen listens in a namespace.
+func (l *lan) listen(i int, addr string) (net.Listener, error) {
+	return inside(l, i, func() (net.Listener, error) { return net.Listen("tcp", addr) })
+}
+
+// forward carries connections from an address of this namespace, which it
+// returns, to one of a server's loopback, until ctx ends.
+func (l *lan) forward(ctx context.Context, i int, to string) (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	context.AfterFunc(ctx, func() { ln.Close() })
+	go func() {
+		for {
+			near, err := ln.Accept()
 			if err != nil {
-				done <- dialed{err: err}
 				return
 			}
-			var d net.Dialer
-			conn, err := d.DialContext(ctx, network, addr)
-			done <- dialed{conn, err}
-		}()
-		d := <-done
-		return d.conn, d.err
-	}
+			go func() {
+				defer near.Close()
+				far, err := l.dial(i)(ctx, "tcp", to)
+				if err != nil {
+					return
+				}
+				defer far.Close()
+				end := context.AfterFunc(ctx, func() { near.Close(); far.Close() })
+				defer end()
+				back := make(chan struct{})
+				go func() {
+					defer close(back)
+					io.Copy(near, far)
+					near.Close()
+				}()
+				io.Copy(far, near)
+				far.Close()
+				<-back
+			}()
+		}
+	}()
+	return ln.Addr().String(), nil
 }

@@ -17,6 +17,9 @@ import (
 	"github.com/joulecloud/joule/settlement/tlsca"
 )
 
+// apiAddr is where each server listens, in its own namespace.
+const apiAddr = "127.0.0.1:7433"
+
 // servers are processes of the joule binary.
 type servers struct {
 	lan    *lan
@@ -68,7 +71,8 @@ func newServers(l *lan, binary, dir string) (*servers, error) {
 		}
 		conf := fmt.Sprintf(`name = %q
 data_dir = %q
-listen = "127.0.0.1:7433"
+listen = %q
+nomad = "http://%s"
 raft_addr = "%s:7434"
 bootstrap_expect = %d
 retry_join = [%s]
@@ -76,7 +80,7 @@ raft_ca_file = %q
 raft_cert_file = %q
 raft_key_file = %q
 log_level = "warn"
-`, s.name(i), s.data(i), l.ip(i), l.n, strings.Join(join, ", "), filepath.Join(dir, tlsca.CAFile), made.CertFile, made.KeyFile)
+`, s.name(i), s.data(i), apiAddr, nomadAddr, l.ip(i), l.n, strings.Join(join, ", "), filepath.Join(dir, tlsca.CAFile), made.CertFile, made.KeyFile)
 		if err := os.WriteFile(s.conf(i), []byte(conf), 0o600); err != nil {
 			return nil, err
 		}
@@ -159,5 +163,5 @@ func (s *servers) died(i int) error {
 // api is a client of one server that waits for no answer longer than it says.
 func (s *servers) api(i int) joulev1connect.SettlementServiceClient {
 	hc := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DialContext: s.lan.dial(i), MaxIdleConnsPerHost: 16}}
-	return joulev1connect.NewSettlementServiceClient(hc, "http://127.0.0.1:7433")
+	return joulev1connect.NewSettlementServiceClient(hc, "http://"+apiAddr)
 }

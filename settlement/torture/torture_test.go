@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,12 +18,16 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/api/joule/v1/joulev1connect"
 	"github.com/joulecloud/joule/settlement/audit"
 	"github.com/joulecloud/joule/settlement/journal"
 	"github.com/joulecloud/joule/settlement/ledger"
 )
 
-const serverCount = 3
+const (
+	serverCount   = 3
+	hostsPerRound = 2
+)
 
 // patience bounds what must happen in the end after everything is healed.
 const patience = 3 * time.Minute
@@ -40,11 +46,14 @@ func setting(t *testing.T, name string, otherwise uint64) uint64 {
 
 // fixture is a cluster that lives through all rounds.
 type fixture struct {
-	t     *testing.T
-	lan   *lan
-	s     *servers
-	acked map[string]bool
-	done  map[string]int
+	t      *testing.T
+	lan    *lan
+	s      *servers
+	dir    string
+	allocs *placements
+	urls   []string // the servers, as the hosts reach them
+	acked  map[string]bool
+	done   map[string]int
 }
 
 func TestTorture(t *testing.T) {
@@ -69,7 +78,7 @@ func TestTorture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, lan: l, s: s, acked: map[string]bool{}, done: map[string]int{}}
+	f := &fixture{t: t, lan: l, s: s, dir: dir, acked: map[string]bool{}, done: map[string]int{}}
 	t.Cleanup(func() {
 		for i := range serverCount {
 			s.kill(i)
@@ -80,6 +89,7 @@ func TestTorture(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	f.world()
 	t.Logf("TORTURE_SEED=%d", seed)
 	for round := range int(rounds) {
 		if f.round(round, seed+uint64(round)); t.Failed() {
@@ -93,20 +103,82 @@ func TestTorture(t *testing.T) {
 	t.Logf("%d rounds, %d acknowledged commands, %v", rounds, len(f.acked), f.done)
 }
 
+// world is what the hosts need: a way to the servers, Nomad, a customer with
+// money and JOULE to pay suppliers with.
+func (f *fixture) world() {
+	must := func(err error) {
+		f.t.Helper()
+		if err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	var nomads []net.Listener
+	for i := range serverCount {
+		ln, err := f.lan.listen(i, nomadAddr)
+		must(err)
+		nomads = append(nomads, ln)
+		addr, err := f.lan.forward(f.t.Context(), i, apiAddr)
+		must(err)
+		f.urls = append(f.urls, "http://"+addr)
+	}
+	f.allocs = servePlacements(nomads)
+	f.t.Cleanup(f.allocs.close)
+	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
+	defer cancel()
+	ld := f.newLoad(0)
+	for _, do := range []call{
+		func(ctx context.Context, api joulev1connect.SettlementServiceClient, key string) error {
+			_, err := api.CreateCustomer(ctx, &joulev1.CreateCustomerRequest{Key: key + "-customer", Name: namespace, Namespace: namespace, PayIn: joulev1.Currency_CURRENCY_USD})
+			return err
+		},
+		func(ctx context.Context, api joulev1connect.SettlementServiceClient, key string) error {
+			_, err := api.Deposit(ctx, &joulev1.DepositRequest{Key: key + "-deposit", Customer: namespace, Currency: joulev1.Currency_CURRENCY_USD, Amount: 1_000_000 * dollar, Ref: key})
+			return err
+		},
+		func(ctx context.Context, api joulev1connect.SettlementServiceClient, key string) error {
+			_, err := api.SetRate(ctx, &joulev1.SetRateRequest{Key: key + "-rate", NusdPerJoule: 50_000_001})
+			return err
+		},
+		func(ctx context.Context, api joulev1connect.SettlementServiceClient, key string) error {
+			_, err := api.Mint(ctx, &joulev1.MintRequest{Key: key + "-mint", AmountNj: 1_000_000 * dollar, Ref: key})
+			return err
+		},
+	} {
+		if !ld.call(ctx, rand.New(rand.NewPCG(0, 0)), "world", do) {
+			f.t.Fatalf("the cluster takes no commands: %v", ld.faults)
+		}
+	}
+}
+
+func (f *fixture) newLoad(round int) *load {
+	ld := &load{round: round}
+	for i := range serverCount {
+		ld.apis = append(ld.apis, f.s.api(i))
+	}
+	return ld
+}
+
 // round is load, faults, healing, checks.
 func (f *fixture) round(n int, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	ctx, cancel := context.WithTimeout(f.t.Context(), patience+time.Minute)
 	defer cancel()
-	ld := &load{round: n}
-	for i := range serverCount {
-		ld.apis = append(ld.apis, f.s.api(i))
+	ld := f.newLoad(n)
+	var hosts []*host
+	for i := range hostsPerRound {
+		h, err := newHost(ctx, ld, f.dir, fmt.Sprintf("r%d-h%d", n, i), seed, f.allocs, f.urls)
+		if err != nil {
+			f.t.Errorf("%v: %v", err, ld.faults)
+			return
+		}
+		hosts = append(hosts, h)
 	}
-	stop, finished := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(finished)
-		ld.run(ctx, stop, seed)
-	}()
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() { ld.run(ctx, stop, seed) })
+	for i, h := range hosts {
+		running.Go(func() { h.run(ctx, stop, seed+uint64(i)) })
+	}
 	pause(ctx, time.Duration(200+r.IntN(800))*time.Millisecond)
 	for range 1 + r.IntN(2) {
 		f.fault(ctx, r)
@@ -114,7 +186,7 @@ func (f *fixture) round(n int, seed uint64) {
 	f.heal(ctx)
 	pause(ctx, time.Duration(300+r.IntN(500))*time.Millisecond)
 	close(stop)
-	<-finished
+	running.Wait()
 	for _, err := range ld.faults {
 		f.t.Error(err)
 	}
@@ -139,6 +211,9 @@ func (f *fixture) round(n int, seed uint64) {
 		}
 	}
 	f.same(ctx, ld)
+	for _, h := range hosts {
+		f.leases(ctx, h)
+	}
 	if n%5 == 4 {
 		f.audit()
 	}
@@ -282,6 +357,24 @@ func (f *fixture) same(ctx context.Context, ld *load) {
 		if got != want {
 			f.t.Errorf("account %s: got %d, the acknowledged calls give %d", account, got, want)
 		}
+	}
+}
+
+// leases compares every server's leases of a host with the host's records.
+func (f *fixture) leases(ctx context.Context, h *host) {
+	for i := range serverCount {
+		resp, err := f.s.api(i).ListLeases(ctx, &joulev1.ListLeasesRequest{Host: h.name, PageSize: 10000})
+		if err == nil {
+			err = h.check(resp.Leases)
+		}
+		if err != nil {
+			f.t.Errorf("%s: %v", f.s.name(i), err)
+			return
+		}
+	}
+	f.done["leases"] += len(h.runs.last)
+	for _, r := range h.runs.last {
+		f.done["usage records"] += int(r.Seq)
 	}
 }
 
