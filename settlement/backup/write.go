@@ -65,7 +65,7 @@ func Write(w io.Writer, m Meta, src Source) error {
 	}
 	m.Format, m.Block, m.Digest = formatVersion, src.Block, fmt.Sprintf("%x", src.Digest)
 	m.Entries, m.LedgerUnixMs, m.StateBytes = src.State.EntryCount, int64(src.State.Now), size.n
-	m.Accounts, m.Leases = uint32(len(src.State.Accounts)), src.State.LeaseCount
+	m.Accounts, m.Leases = uint32(src.State.Balances.Count), src.State.Leases.Count
 	if m.Created == "" {
 		m.Created = time.Now().UTC().Format(time.RFC3339)
 	}

@@ -14,26 +14,22 @@ func (l *Ledger) createCustomer(c *CreateCustomer) Result {
 	if res, ok := ck.result(); !ok {
 		return res
 	}
-	if _, ok := l.customerNames[c.Name]; ok {
+	if _, ok := customerNamed(l, c.Name); ok {
 		return refuse(CodeExists, "customer %q exists", c.Name)
 	}
-	if id, ok := l.namespaces[c.Namespace]; ok {
-		return refuse(CodeExists, "namespace %q belongs to customer %q", c.Namespace, l.customers[id-1].name)
+	if id, ok := customerOf(l, c.Namespace); ok {
+		return refuse(CodeExists, "namespace %q belongs to customer %q", c.Namespace, l.customerName(id))
 	}
-	row := customer{name: c.Name, namespace: c.Namespace, payIn: c.PayIn,
-		usd: l.openAccount("customer/"+c.Name, USD), joule: l.openAccount("customer/"+c.Name, JOULE),
-		holdUSD: l.openAccount("hold/"+c.Name, USD), holdJoule: l.openAccount("hold/"+c.Name, JOULE)}
-	id := l.addCustomer(row)
+	party := uint32(l.CustomerCount() + 1)
+	row := customer{payIn: c.PayIn}
+	for i, a := range customerAccounts {
+		if opened := l.openAccount(a.kind, party, c.Name, a.currency); i == 0 {
+			row.first = opened
+		}
+	}
+	id := addCustomer(l, row, c.Name, c.Namespace)
 	l.emit(EntryCustomer).Fact = &CustomerCreated{ID: id, Name: c.Name, Namespace: c.Namespace, PayIn: c.PayIn}
 	return Result{ID: uint64(id)}
-}
-
-func (l *Ledger) addCustomer(row customer) CustomerID {
-	l.customers = append(l.customers, row)
-	id := CustomerID(len(l.customers))
-	l.customerNames[row.name] = id
-	l.namespaces[row.namespace] = id
-	return id
 }
 
 func (l *Ledger) createSupplier(c *CreateSupplier) Result {
@@ -42,19 +38,13 @@ func (l *Ledger) createSupplier(c *CreateSupplier) Result {
 	if res, ok := ck.result(); !ok {
 		return res
 	}
-	if _, ok := l.supplierNames[c.Name]; ok {
+	if _, ok := supplierNamed(l, c.Name); ok {
 		return refuse(CodeExists, "supplier %q exists", c.Name)
 	}
-	id := l.addSupplier(supplier{name: c.Name, joule: l.openAccount("supplier/"+c.Name, JOULE)})
+	party := uint32(l.SupplierCount() + 1)
+	id := addSupplier(l, supplier{joule: l.openAccount(accountSupplier, party, c.Name, JOULE)}, c.Name)
 	l.emit(EntrySupplier).Fact = &SupplierCreated{ID: id, Name: c.Name}
 	return Result{ID: uint64(id)}
-}
-
-func (l *Ledger) addSupplier(row supplier) SupplierID {
-	l.suppliers = append(l.suppliers, row)
-	id := SupplierID(len(l.suppliers))
-	l.supplierNames[row.name] = id
-	return id
 }
 
 func (l *Ledger) enrollHost(c *EnrollHost) Result {
@@ -70,28 +60,19 @@ func (l *Ledger) enrollHost(c *EnrollHost) Result {
 	if res, ok := ck.result(); !ok {
 		return res
 	}
-	sup, ok := l.supplierNames[c.Supplier]
+	sup, ok := supplierNamed(l, c.Supplier)
 	if !ok {
 		return refuse(CodeNotFound, "supplier %q not found", c.Supplier)
 	}
-	if _, ok := l.hostNames[c.Name]; ok {
+	if _, ok := hostNamed(l, c.Name); ok {
 		return refuse(CodeExists, "host %q is enrolled", c.Name)
 	}
-	if other, ok := l.hostKeys[c.PublicKey]; ok {
-		return refuse(CodeExists, "public_key %x belongs to host %q", c.PublicKey, l.hosts[other-1].name)
+	if other, ok := l.hostOf(&c.PublicKey); ok {
+		return refuse(CodeExists, "public_key %x belongs to host %q", c.PublicKey, l.hostName(other))
 	}
-	id := l.addHost(host{name: c.Name, supplier: sup, class: c.Class, publicKey: c.PublicKey})
+	id := addHost(l, host{supplier: sup, class: c.Class, publicKey: c.PublicKey}, c.Name)
 	l.emit(EntryHost).Fact = &HostEnrolled{ID: id, Name: c.Name, Supplier: sup, Class: c.Class, PublicKey: c.PublicKey}
 	return Result{ID: uint64(id)}
-}
-
-func (l *Ledger) addHost(row host) HostID {
-	l.hosts = append(l.hosts, row)
-	id := HostID(len(l.hosts))
-	l.hostNames[row.name] = id
-	l.hostKeys[row.publicKey] = id
-	l.suppliers[row.supplier-1].hosts++
-	return id
 }
 
 func (l *Ledger) setOffer(c *SetOffer) Result {
@@ -101,11 +82,11 @@ func (l *Ledger) setOffer(c *SetOffer) Result {
 	if res, ok := ck.result(); !ok {
 		return res
 	}
-	id, ok := l.hostNames[c.Host]
+	id, ok := hostNamed(l, c.Host)
 	if !ok {
 		return refuse(CodeNotFound, "host %q not found", c.Host)
 	}
-	h := &l.hosts[id-1]
+	h := l.hosts.edit(int(id))
 	h.offer, h.hasOffer = c.Prices, true
 	l.emit(EntryOffer).Fact = &OfferSet{Host: id, Prices: c.Prices}
 	return Result{}
@@ -132,13 +113,13 @@ func (l *Ledger) deposit(c *Deposit) Result {
 	if res, ok := ck.result(); !ok {
 		return res
 	}
-	id, ok := l.customerNames[c.Customer]
+	id, ok := customerNamed(l, c.Customer)
 	if !ok {
 		return refuse(CodeNotFound, "customer %q not found", c.Customer)
 	}
-	t := Transfer{Debit: externalUSD, Credit: l.customers[id-1].usd, Amount: c.Amount, Reason: ReasonDeposit, Ref: c.Ref}
+	t := Transfer{Debit: externalUSD, Credit: l.customers.get(int(id)).account(USD), Amount: c.Amount, Reason: ReasonDeposit, Ref: c.Ref}
 	if c.Currency == JOULE {
-		t.Debit, t.Credit = externalJoule, l.customers[id-1].joule
+		t.Debit, t.Credit = externalJoule, l.customers.get(int(id)).account(JOULE)
 		if out := l.balance(externalJoule); c.Amount > out {
 			return refuse(CodeInsufficient, "amount is %s, but only %s that was withdrawn can come back",
 				money(c.Amount, JOULE), money(out, JOULE))
@@ -169,16 +150,12 @@ func (l *Ledger) mint(c *Mint) Result {
 	return Result{}
 }
 
-func (c *customer) account(cur Currency) AccountID {
-	if cur == JOULE {
-		return c.joule
-	}
-	return c.usd
-}
+// customerAccounts are opened with a customer, one after another.
+var customerAccounts = [...]struct {
+	kind     accountKind
+	currency Currency
+}{{accountCustomer, USD}, {accountCustomer, JOULE}, {accountHold, USD}, {accountHold, JOULE}}
 
-func (c *customer) hold(cur Currency) AccountID {
-	if cur == JOULE {
-		return c.holdJoule
-	}
-	return c.holdUSD
-}
+func (c *customer) account(cur Currency) AccountID { return c.first + AccountID(cur-USD) }
+
+func (c *customer) hold(cur Currency) AccountID { return c.first + 2 + AccountID(cur-USD) }

@@ -13,39 +13,46 @@ type Capture struct{ frozen Ledger }
 // Capture captures the ledger. Release gives it back, soon: while a capture is
 // open, the first write to a page copies it.
 //
-// Tables of rows that change are slabs, or small enough to be copied whole;
-// the others only grow, so their length is all that has to be kept.
+// Tables of rows that change are slabs; the others only grow, so their length
+// is all that has to be kept.
 func (l *Ledger) Capture() *Capture {
 	return &Capture{frozen: Ledger{
 		now: l.now, policy: l.policy, entryCount: l.entryCount,
-		rates:        slices.Clip(l.rates),
-		inForce:      l.inForce,
-		pause:        l.pause,
-		pauseSince:   l.pauseSince,
-		override:     l.override,
-		convertNext:  l.convertNext,
-		accounts:     l.accounts.capture(),
-		accountNames: slices.Clip(l.accountNames),
-		customers:    slices.Clip(l.customers),
-		suppliers:    slices.Clone(l.suppliers),
-		hosts:        slices.Clone(l.hosts),
-		leases:       l.leases.capture(),
-		leaseNames:   l.leaseNames.capture(),
-		withdrawals:  l.withdrawals.capture(),
-		corrections:  l.corrections.capture(),
-		unbondings:   l.unbondings.capture(),
-		fines:        l.fines.capture(),
-		offences:     l.offences.capture(),
-		marks:        slices.Clip(l.marks),
-		keys:         l.keys.capture(),
+		rates:       slices.Clip(l.rates),
+		inForce:     l.inForce,
+		pause:       l.pause,
+		pauseSince:  l.pauseSince,
+		override:    l.override,
+		convertNext: l.convertNext,
+		texts:       arena{chunks: slices.Clip(l.texts.chunks)},
+		accounts:    l.accounts.capture(),
+		withdrawing: l.withdrawing,
+		escrow:      l.escrow,
+		customers:   l.customers.capture(),
+		suppliers:   l.suppliers.capture(),
+		hosts:       l.hosts.capture(),
+		jobNames:    l.jobNames.capture(),
+		leases:      l.leases.capture(),
+		leaseTerms:  l.leaseTerms.capture(),
+		withdrawals: l.withdrawals.capture(),
+		corrections: l.corrections.capture(),
+		unbondings:  l.unbondings.capture(),
+		fines:       l.fines.capture(),
+		offences:    l.offences.capture(),
+		marks:       slices.Clip(l.marks),
+		keys:        l.keys.capture(),
 	}}
 }
 
 // Release ends a capture that this ledger made. Nothing may read it any more.
 func (l *Ledger) Release(*Capture) {
 	l.accounts.release()
+	l.customers.release()
+	l.suppliers.release()
+	l.hosts.release()
+	l.jobNames.release()
 	l.leases.release()
-	l.leaseNames.release()
+	l.leaseTerms.release()
 	l.withdrawals.release()
 	l.corrections.release()
 	l.unbondings.release()

@@ -21,7 +21,7 @@ func (l *Ledger) charge(id LeaseID, le *LeaseRow) (charged NUSD) {
 		l.chargeUSD(id, le, amount)
 	}
 	le.Charged += amount
-	sums := l.jobs.edit(int(le.job))
+	sums := l.jobs.edit(int(le.Job))
 	sums.held -= amount
 	sums.charged += amount
 	return amount

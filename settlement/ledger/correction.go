@@ -103,7 +103,7 @@ func (l *Ledger) correct(c *Correct) Result {
 		}
 		if left[t.Debit] < t.Amount {
 			return refuse(CodeInsufficient, "legs[%d]: account %q has %s, amount is %s",
-				i, l.accountNames[t.Debit-1], money(left[t.Debit], leg.Currency), money(t.Amount, leg.Currency))
+				i, l.accountName(t.Debit), money(left[t.Debit], leg.Currency), money(t.Amount, leg.Currency))
 		}
 		left[t.Debit] -= t.Amount
 		left[t.Credit] += t.Amount

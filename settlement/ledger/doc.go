@@ -5,8 +5,10 @@
 //
 // The package is pure: the same state and the same command at the same time
 // always give the same result, the same entries and the same state. It does no
-// I/O, reads no clock, uses no randomness, no goroutine, no float, and never
-// ranges over a map. A Ledger is not safe for concurrent use.
+// I/O, reads no clock, uses no goroutine and no float, and never ranges over a map.
+// Nothing in it is random but the seed of its indexes, which decides nothing
+// but where in memory a row's number stands. A Ledger is not safe for
+// concurrent use; what only reads may run beside what only reads.
 //
 // Rules M1 to M8, U2 to U4, U6, S1 to S3, F1 to F5 and T4 of the design are
 // implemented here and nowhere else; each has a test that names it. Leases have
@@ -43,4 +45,12 @@
 //
 // Input never panics: it is answered by a Result with a Code. A panic means
 // that an invariant is broken and the server must stop.
+//
+// # Memory
+//
+// Rows stand in pages (slab), texts in chunks (arena), and what finds them in
+// hash tables that split part by part (index). All of these are free of
+// pointers where there may be millions of rows, so the collector passes them
+// by, and none is ever copied as a whole: no command waits for that, and a
+// Capture takes lists of pages alone.
 package ledger

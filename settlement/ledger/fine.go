@@ -5,9 +5,6 @@ import (
 	"slices"
 )
 
-// escrowAccount holds fines until they are final (rule F4).
-const escrowAccount = "escrow"
-
 // UnbondingPart is what a fine took from one unbonding.
 type UnbondingPart struct {
 	Unbonding UnbondingID
@@ -130,10 +127,10 @@ func (l *Ledger) issue(id FineID, plan FinePlan, approved string) {
 	l.linkFine(f)
 	l.due.push(dueItem{at: f.Ends, kind: dueFine, id: uint32(id)})
 
-	s := &l.suppliers[plan.Supplier-1]
+	s := l.suppliers.get(int(plan.Supplier))
 	escrow := AccountID(0)
 	if plan.Taken() > 0 {
-		escrow = l.namedAccount(escrowAccount, JOULE)
+		escrow = l.escrowAccount()
 	}
 	l.emit(EntryFineIssued).Fact = &FineIssued{ID: id, Plan: plan, Evidence: f.Case.Evidence, Approved: approved}
 	t := Transfer{Credit: escrow, Reason: ReasonFine, Lease: plan.Lease, Ref: ref("fine", id)}
@@ -141,7 +138,7 @@ func (l *Ledger) issue(id FineID, plan FinePlan, approved string) {
 	l.moveSome(t, s.stake, escrow, plan.FromStake)
 	// What would leave soonest goes first.
 	left := plan.FromUnbonding
-	open := slices.Clone(s.open)
+	open := slices.Clone(l.unbondingsOf[plan.Supplier])
 	slices.SortFunc(open, func(a, b UnbondingID) int {
 		x, y := l.unbondings.get(int(a)), l.unbondings.get(int(b))
 		return cmp.Or(cmp.Compare(x.Matures, y.Matures), cmp.Compare(a, b))
@@ -166,8 +163,7 @@ func (f *Fine) issued() bool {
 // linkFine puts an issued fine on its supplier's record, and uses its evidence
 // up.
 func (l *Ledger) linkFine(f *Fine) {
-	s := &l.suppliers[f.Plan.Supplier-1]
-	s.fines = append(s.fines, f.ID)
+	l.finesOf[f.Plan.Supplier] = append(l.finesOf[f.Plan.Supplier], f.ID)
 	for _, e := range f.Case.Evidence {
 		l.evidenceUsed[e.Entry] = f.ID
 	}
@@ -192,7 +188,7 @@ func (l *Ledger) appealFine(c *AppealFine) Result {
 	switch {
 	case res.Code != CodeOK:
 		return res
-	case l.suppliers[f.Plan.Supplier-1].name != c.Supplier:
+	case l.supplierName(f.Plan.Supplier) != c.Supplier:
 		return refuse(CodeForbidden, "fine %d is not of supplier %q", c.Fine, c.Supplier)
 	case f.State != FineInEscrow:
 		return refuse(CodeClosed, "fine %d is %s: only one that was issued can be appealed, once", c.Fine, f.State)
@@ -219,8 +215,8 @@ func (l *Ledger) voidFine(c *VoidFine) Result {
 	if f.Plan.Taken() == 0 {
 		return Result{ID: uint64(c.Fine)}
 	}
-	s := &l.suppliers[f.Plan.Supplier-1]
-	escrow := l.namedAccount(escrowAccount, JOULE)
+	s := l.suppliers.get(int(f.Plan.Supplier))
+	escrow := l.escrowAccount()
 	t := Transfer{Reason: ReasonFineReturn, Lease: f.Plan.Lease, Ref: ref("fine", c.Fine)}
 	l.moveSome(t, escrow, s.joule, f.Plan.FromEarnings)
 	l.moveSome(t, escrow, s.stake, f.Plan.FromStake)
@@ -254,10 +250,10 @@ func (l *Ledger) fineDue(id FineID) {
 	if f.Plan.Taken() == 0 {
 		return
 	}
-	escrow := l.namedAccount(escrowAccount, JOULE)
+	escrow := l.escrowAccount()
 	t := Transfer{Lease: f.Plan.Lease, Ref: ref("fine", id), Reason: ReasonRemedy}
 	if f.Plan.Remedy > 0 {
-		l.moveSome(t, escrow, l.customers[f.Plan.Customer-1].joule, f.Plan.Remedy)
+		l.moveSome(t, escrow, l.customers.get(int(f.Plan.Customer)).account(JOULE), f.Plan.Remedy)
 	}
 	t.Reason = ReasonForfeit
 	l.moveSome(t, escrow, treasuryJoule, f.Plan.Taken()-f.Plan.Remedy)

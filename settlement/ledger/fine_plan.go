@@ -81,7 +81,7 @@ func (l *Ledger) planFine(c *FineCase, now Time) (p FinePlan, res Result) {
 	}
 	p.Reason, p.Lease, p.FinalAt = c.Reason, c.Lease, later(now, l.policy.Fines.AppealMs)
 	if c.Supplier != "" {
-		id, ok := l.supplierNames[c.Supplier]
+		id, ok := supplierNamed(l, c.Supplier)
 		if !ok {
 			return p, refuse(CodeNotFound, "supplier %q not found", c.Supplier)
 		}
@@ -93,9 +93,9 @@ func (l *Ledger) planFine(c *FineCase, now Time) (p FinePlan, res Result) {
 			return p, refuse(CodeNotFound, "lease %d not found", c.Lease)
 		}
 		le = l.leases.get(int(c.Lease))
-		by := l.hosts[le.Host-1].supplier
+		by := l.hosts.get(int(le.Host)).supplier
 		if p.Supplier != 0 && p.Supplier != by {
-			return p, refuse(CodeInvalid, "supplier: lease %d is of supplier %q, not of %q", c.Lease, l.suppliers[by-1].name, c.Supplier)
+			return p, refuse(CodeInvalid, "supplier: lease %d is of supplier %q, not of %q", c.Lease, l.supplierName(by), c.Supplier)
 		}
 		p.Supplier, p.Customer = by, le.Customer
 	}
@@ -133,7 +133,7 @@ func (l *Ledger) checkEvidence(list []Evidence, now Time) Result {
 // reckon applies the schedule to the supplier's stake and record (rule F3),
 // and sees what there is to take (rule F4).
 func (l *Ledger) reckon(p *FinePlan, rule *FineRule, le *LeaseRow, now Time) {
-	s := &l.suppliers[p.Supplier-1]
+	s := l.suppliers.get(int(p.Supplier))
 	exposure, remedy := s.exposure, NUSD(0)
 	if le != nil {
 		value, _ := hourly(le.Resources, &le.Prices) // a lease whose value leaves int64 was never opened
@@ -146,8 +146,8 @@ func (l *Ledger) reckon(p *FinePlan, rule *FineRule, le *LeaseRow, now Time) {
 	p.Required = l.required(s.hosts, exposure)
 
 	var today NJ
-	for i := len(s.fines) - 1; i >= 0; i-- {
-		f := l.fines.get(int(s.fines[i]))
+	for _, id := range slices.Backward(l.finesOf[p.Supplier]) {
+		f := l.fines.get(int(id))
 		age := uint64(now - f.Issued)
 		if f.State == FineVoided {
 			continue

@@ -94,9 +94,12 @@ func hashInput(cmd Command) (_ InputHash, ok bool) {
 // keyRow is an idempotency key, kept for ever with what it was used for and
 // what came of that.
 type keyRow struct {
-	key    string
-	input  InputHash
-	result Result
+	input   InputHash
+	texts   textRef // the key, Result.Msg
+	id      uint64  // Result.ID
+	hold    int64   // of the grant
+	code    Code
+	granted bool // the result has a grant, of lease id
 }
 
 // applyKeyed applies a command at most once per key (rule M7). Every outcome
@@ -109,35 +112,42 @@ func (l *Ledger) applyKeyed(env *Envelope) Result {
 	if !ok {
 		return refuse(CodeInvalid, "command: unknown type %T", env.Command)
 	}
-	if i, ok := l.keyIndex[env.Key]; ok {
+	if i, ok := keyNamed(l, env.Key); ok {
 		row := l.keys.get(i)
 		if row.input != input {
 			return refuse(CodeConflict, "key %q was used before with another input", env.Key)
 		}
-		return row.result.clone()
+		return l.keptResult(row)
 	}
-	res := l.dispatch(env.Command, input)
-	l.addKey(env.Key, input, res.clone())
+	res := l.dispatch(env.Command, &input)
+	row := keyRow{input: input, id: res.ID, code: res.Code}
+	if g := res.Lease; g != nil {
+		row.granted, row.hold = true, g.Hold
+	}
+	addKey(l, &row, env.Key, res.Msg)
 	return res
 }
 
-func (l *Ledger) addKey(key string, input InputHash, res Result) {
-	i, row := l.keys.add()
-	*row = keyRow{key: key, input: input, result: res}
-	l.keyIndex[key] = i
+func addKey[T string | []byte](l *Ledger, row *keyRow, key, msg T) {
+	record := appendText(l.newRecord(), key)
+	n := len(record)
+	record = appendText(record, msg)
+	i, k := l.keys.add()
+	*k = *row
+	k.texts = l.texts.add(record)
+	l.keyIndex.add(l.hash(record[:n]), i)
 }
 
-// clone copies what a caller could change.
-func (r *Result) clone() Result {
-	c := *r
-	if r.Lease != nil {
-		grant := *r.Lease
-		c.Lease = &grant
+// keptResult is what came of a key's command. All that a grant says beside its
+// hold is the lease's own and never changes.
+func (l *Ledger) keptResult(k *keyRow) Result {
+	if k.granted {
+		return l.granted(LeaseID(k.id), k.hold)
 	}
-	return c
+	return Result{Code: k.code, Msg: string(l.texts.text(k.texts, 1)), ID: k.id}
 }
 
-func (l *Ledger) dispatch(cmd Command, input InputHash) Result {
+func (l *Ledger) dispatch(cmd Command, input *InputHash) Result {
 	switch c := cmd.(type) {
 	case *CreateCustomer:
 		return l.createCustomer(c)

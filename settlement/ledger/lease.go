@@ -2,54 +2,66 @@ package ledger
 
 import "math"
 
-// LeaseRow is a lease's terms and running values without its texts: what every
-// usage record touches, so it holds no pointer. Exported for snapshots; read a
-// lease through Ledger.Lease.
+// LeaseRow is a lease's terms and running values: what every usage record
+// touches, and little else. It is five cache lines, without a pointer. Exported
+// for snapshots; read a lease through Ledger.Lease.
 type LeaseRow struct {
-	Host           HostID
-	Customer       CustomerID
-	LastSeq        uint64
-	LastHash       Hash
-	Opened         Time
-	Closed         Time
-	Prices         Prices
-	Resources      Resources
-	FeePPM         uint32
-	SliceMs        uint32
-	Slice          NUSD // what one slice can cost (rule M5)
-	Budget         NUSD // of the job; 0: none
-	FirstHold      int64
-	Hold           int64 // in PayIn
-	HeldNUSD       NUSD  // what Hold was set aside for; equals it for a USD payer
-	Charged        NUSD
-	Unconverted    NUSD   // part of Charged that waits for JOULE (rule M6)
-	Carry          uint64 // remainder of the last conversion, in nUSD×10⁻⁹ (rule M4)
-	Paid, Fee      NJ
-	Claimed        Totals // as the host last said, active
-	ClaimedStandby Totals // and standby
-	Billed         Totals // Claimed within its bounds (rule U6)
-	Standby        Totals // ClaimedStandby within its bounds
-	LastRate       RateID // of the last conversion
-	Quality        Quality
-	PayIn          Currency
-	Reason         CloseReason
-	Stop           CloseReason // a stop that the host was asked for
-	Bounds         Bound
-	Known          Known // of the last record
-	ManyRates      bool  // converted at more than one rate
-	Deferred       bool  // a charge in JOULE waits for a rate (rule M6)
+	Host      HostID
+	Customer  CustomerID
+	LastSeq   uint64
+	LastHash  Hash
+	Opened    Time
+	Resources Resources
+	FeePPM    uint32
+	Job       uint32 // number of the customer's job
+	LastRate  RateID // of the last conversion
 
-	job      uint32
+	Prices   Prices
+	Slice    NUSD  // what one slice can cost (rule M5)
+	Budget   NUSD  // of the job; 0: none
+	Hold     int64 // in PayIn
+	HeldNUSD NUSD  // what Hold was set aside for; equals it for a USD payer
+
+	Charged     NUSD
+	Unconverted NUSD   // part of Charged that waits for JOULE (rule M6)
+	Carry       uint64 // remainder of the last conversion, in nUSD×10⁻⁹ (rule M4)
+	Paid, Fee   NJ
+	Quality     Quality
+	PayIn       Currency
+	Reason      CloseReason
+	Stop        CloseReason // a stop that the host was asked for
+	Bounds      Bound
+	Known       Known // of the last record
+	ManyRates   bool  // converted at more than one rate
+	Deferred    bool  // a charge in JOULE waits for a rate (rule M6)
+
 	balance  AccountID // the customer's, in PayIn
 	hold     AccountID
 	supplier AccountID
+
+	Claimed        Totals // as the host last said, active
+	Billed         Totals // Claimed within its bounds (rule U6)
+	ClaimedStandby Totals // as the host last said, standby
+	Standby        Totals // ClaimedStandby within its bounds
 }
 
-// LeaseNames are a lease's texts, which only opening and reading touch.
-type LeaseNames struct {
-	Job, Group, Task, Alloc, Invocation string
-	Input                               InputHash // of its OpenLease
+// leaseTerms are the rest of a lease, which only opening, ending and reading
+// touch.
+type leaseTerms struct {
+	texts     textRef // see leaseAlloc
+	closed    Time
+	firstHold int64
+	sliceMs   uint32
+	key       uint32 // row of the key that it was opened under, which has its input
 }
+
+// The texts of a lease's record. The first three are its natural key.
+const (
+	leaseAlloc = iota
+	leaseTask
+	leaseInvocation
+	leaseGroup
+)
 
 // leaseEpoch is the epoch of every lease without a pool: such a lease is its
 // own slot, which nobody else ever holds (rule S1), so all its active time is
@@ -59,27 +71,27 @@ const leaseEpoch = 1
 // openLease checks in this order: the fields; whether the lease exists
 // already; namespace, host, offer, rate; the job's max_price; the supplier's
 // stake; the job's budget; the funds for the first slice.
-func (l *Ledger) openLease(c *OpenLease, input InputHash) Result {
+func (l *Ledger) openLease(c *OpenLease, input *InputHash) Result {
 	if res, ok := c.validate(); !ok {
 		return res
 	}
-	key := leaseKey{c.Alloc, c.Task, c.Invocation}
-	if id, ok := l.leaseIndex[key]; ok {
-		if l.leaseNames.get(int(id)).Input != input {
+	if id, ok := leaseKeyed(l, c.Alloc, c.Task, c.Invocation); ok {
+		terms := l.leaseTerms.get(int(id))
+		if l.keys.get(int(terms.key)).input != *input {
 			return refuse(CodeConflict, "lease %d was opened for alloc %q, task %q, invocation %q with other values",
 				id, c.Alloc, c.Task, c.Invocation)
 		}
-		return l.granted(id, l.leases.get(int(id)).FirstHold)
+		return l.granted(id, terms.firstHold)
 	}
-	cust, ok := l.namespaces[c.Namespace]
+	cust, ok := customerOf(l, c.Namespace)
 	if !ok {
 		return refuse(CodeNotFound, "namespace %q belongs to no customer", c.Namespace)
 	}
-	hostID, ok := l.hostNames[c.Host]
+	hostID, ok := hostNamed(l, c.Host)
 	if !ok {
 		return refuse(CodeNotFound, "host %q not found", c.Host)
 	}
-	h := &l.hosts[hostID-1]
+	h := l.hosts.get(int(hostID))
 	if !h.hasOffer {
 		return refuse(CodeNoOffer, "host %q has no offer", c.Host)
 	}
@@ -106,20 +118,24 @@ func (l *Ledger) openLease(c *OpenLease, input InputHash) Result {
 		return res
 	}
 	row := LeaseRow{Host: hostID, Customer: cust, Opened: l.now, Prices: h.offer, Resources: c.Resources,
-		FeePPM: l.policy.FeePPM, SliceMs: l.policy.SliceMs, Slice: slice, Budget: c.Budget,
-		PayIn: l.customers[cust-1].payIn}
-	names := LeaseNames{Job: c.Job, Group: c.Group, Task: c.Task, Alloc: c.Alloc, Invocation: c.Invocation, Input: input}
-	if res, ok := l.checkFirstSlice(&row, &names); !ok {
+		FeePPM: l.policy.FeePPM, Slice: slice, Budget: c.Budget, PayIn: l.customers.get(int(cust)).payIn}
+	if res, ok := l.checkFirstSlice(&row, c.Job); !ok {
 		return res
 	}
 
-	id := l.addLease(&row, &names)
+	job, ok := jobNamed(l, cust, c.Job)
+	if !ok {
+		job = addJob(l, cust, c.Job)
+	}
+	row.Job = uint32(job)
+	terms := leaseTerms{sliceMs: l.policy.SliceMs, key: uint32(l.keys.len() + 1)}
+	id := addLease(l, &row, &terms, c.Alloc, c.Task, c.Invocation, c.Group)
 	le := l.leases.edit(int(id))
 	l.emit(EntryLeaseOpened).Fact = &LeaseOpened{ID: id, Customer: cust, Host: hostID,
 		Job: c.Job, Group: c.Group, Task: c.Task, Alloc: c.Alloc, Invocation: c.Invocation,
-		Prices: le.Prices, Resources: le.Resources, FeePPM: le.FeePPM, SliceMs: le.SliceMs, PayIn: le.PayIn, Budget: le.Budget}
+		Prices: le.Prices, Resources: le.Resources, FeePPM: le.FeePPM, SliceMs: terms.sliceMs, PayIn: le.PayIn, Budget: le.Budget}
 	l.raise(id, le, slice)
-	le.FirstHold = le.Hold
+	l.leaseTerms.edit(int(id)).firstHold = le.Hold
 	return l.granted(id, le.Hold)
 }
 
@@ -141,52 +157,49 @@ func (c *OpenLease) validate() (Result, bool) {
 }
 
 // checkFirstSlice says whether budget and balance allow the first hold.
-func (l *Ledger) checkFirstSlice(le *LeaseRow, names *LeaseNames) (Result, bool) {
+func (l *Ledger) checkFirstSlice(le *LeaseRow, name string) (Result, bool) {
 	var sums job
-	if i, ok := l.jobIndex[jobKey{le.Customer, names.Job}]; ok {
+	if i, ok := jobNamed(l, le.Customer, name); ok {
 		sums = *l.jobs.get(i)
 	}
 	if room := sums.room(le.Budget); room < le.Slice {
 		return refuse(CodeInsufficient, "job %q has %s left of its budget of %s, the first %s slice of this task needs %s",
-			names.Job, money(int64(room), USD), money(int64(le.Budget), USD), span(le.SliceMs), money(int64(le.Slice), USD)), false
+			name, money(int64(room), USD), money(int64(le.Budget), USD), span(l.policy.SliceMs), money(int64(le.Slice), USD)), false
 	}
-	cust := &l.customers[le.Customer-1]
+	cust := l.customers.get(int(le.Customer))
 	have, need := l.balance(cust.account(le.PayIn)), l.inPayIn(le, le.Slice)
 	if have < need {
 		return refuse(CodeInsufficient, "customer %q has %s, the first %s slice of this task needs %s",
-			cust.name, money(have, le.PayIn), span(le.SliceMs), money(need, le.PayIn)), false
+			l.customerName(le.Customer), money(have, le.PayIn), span(l.policy.SliceMs), money(need, le.PayIn)), false
 	}
 	return Result{}, true
 }
 
 // addLease stores the row under the next id and links it to the accounts and
 // the job that it concerns. It moves no money and makes no entry.
-func (l *Ledger) addLease(row *LeaseRow, names *LeaseNames) LeaseID {
+func addLease[T string | []byte](l *Ledger, row *LeaseRow, terms *leaseTerms, alloc, task, invocation, group T) LeaseID {
+	record := appendText(appendText(appendText(l.newRecord(), alloc), task), invocation)
+	key := len(record)
+	record = appendText(record, group)
 	i, le := l.leases.add()
 	*le = *row
-	_, n := l.leaseNames.add()
-	*n = *names
-	id := LeaseID(i)
-	l.leaseIndex[leaseKey{names.Alloc, names.Task, names.Invocation}] = id
+	_, t := l.leaseTerms.add()
+	*t = *terms
+	t.texts = l.texts.add(record)
+	l.leaseIndex.add(l.hash(record[:key]), i)
 
-	cust := &l.customers[le.Customer-1]
-	h := &l.hosts[le.Host-1]
+	id := LeaseID(i)
+	cust := l.customers.get(int(le.Customer))
+	h := l.hosts.get(int(le.Host))
 	le.balance, le.hold = cust.account(le.PayIn), cust.hold(le.PayIn)
-	le.supplier = l.suppliers[h.supplier-1].joule
-	jk := jobKey{le.Customer, names.Job}
-	j, ok := l.jobIndex[jk]
-	if !ok {
-		j, _ = l.jobs.add()
-		l.jobIndex[jk] = j
-	}
-	le.job = uint32(j)
-	sums := l.jobs.edit(j)
+	le.supplier = l.suppliers.get(int(h.supplier)).joule
+	sums := l.jobs.edit(int(le.Job))
 	sums.charged += le.Charged
 	sums.held += le.HeldNUSD
 	if le.Reason == CloseNone {
-		h.openLeases++
+		l.hosts.edit(int(le.Host)).openLeases++
 		value, _ := hourly(le.Resources, &le.Prices)
-		l.suppliers[h.supplier-1].exposure += value
+		l.suppliers.edit(int(h.supplier)).exposure += value
 	}
 	if le.Unconverted > 0 || le.Deferred {
 		l.pending.add(uint64(id))
@@ -228,16 +241,16 @@ func (l *Ledger) topUpLease(c *TopUpLease) Result {
 	}
 	target := NUSD(want)
 	if more := target - le.HeldNUSD; more > 0 {
-		if room := l.jobs.get(int(le.job)).room(le.Budget); room < more {
+		if room := l.jobs.get(int(le.Job)).room(le.Budget); room < more {
 			return refuse(CodeInsufficient, "job %q has %s left of its budget of %s, %d slices of lease %d need %s more",
-				l.leaseNames.get(int(c.Lease)).Job, money(int64(room), USD), money(int64(le.Budget), USD),
+				l.jobName(le.Job), money(int64(room), USD), money(int64(le.Budget), USD),
 				c.Slices, c.Lease, money(int64(more), USD))
 		}
 	}
 	have, need := l.balance(le.balance), l.inPayIn(le, target)-le.Hold
 	if have < need {
 		return refuse(CodeInsufficient, "customer %q has %s, %d slices of lease %d need %s more",
-			l.customers[le.Customer-1].name, money(have, le.PayIn), c.Slices, c.Lease, money(need, le.PayIn))
+			l.customerName(le.Customer), money(have, le.PayIn), c.Slices, c.Lease, money(need, le.PayIn))
 	}
 	l.raise(c.Lease, le, target)
 	l.charge(c.Lease, le)
@@ -277,11 +290,12 @@ func (l *Ledger) end(id LeaseID, le *LeaseRow, reason CloseReason) {
 	if !le.Deferred {
 		l.release(id, le)
 	}
-	le.Reason, le.Closed = reason, l.now
-	h := &l.hosts[le.Host-1]
+	le.Reason = reason
+	l.leaseTerms.edit(int(id)).closed = l.now
+	h := l.hosts.edit(int(le.Host))
 	h.openLeases--
 	value, _ := hourly(le.Resources, &le.Prices)
-	l.suppliers[h.supplier-1].exposure -= value
+	l.suppliers.edit(int(h.supplier)).exposure -= value
 	l.emit(EntryLeaseClosed).Fact = &LeaseClosed{ID: id, Reason: reason}
 	if reason == CloseHostLost {
 		l.offend(id, FineHostLost, Hash{})
@@ -294,7 +308,7 @@ func (l *Ledger) release(id LeaseID, le *LeaseRow) {
 		l.transfer(&Transfer{Debit: le.hold, Credit: le.balance, Amount: le.Hold, Reason: ReasonRelease, Lease: id})
 		le.Hold = 0
 	}
-	l.jobs.edit(int(le.job)).held -= le.HeldNUSD
+	l.jobs.edit(int(le.Job)).held -= le.HeldNUSD
 	le.HeldNUSD = 0
 }
 
@@ -325,7 +339,7 @@ func (l *Ledger) rate() *Rate { return &l.rates[l.inForce-1] }
 // raise sets money aside for the lease until its hold covers want, or as much
 // of it as the budget and the balance allow.
 func (l *Ledger) raise(id LeaseID, le *LeaseRow, want NUSD) {
-	sums := l.jobs.edit(int(le.job))
+	sums := l.jobs.edit(int(le.Job))
 	if want > le.HeldNUSD {
 		want = le.HeldNUSD + min(want-le.HeldNUSD, sums.room(le.Budget))
 	} else if le.PayIn == USD {

@@ -1,9 +1,6 @@
 package ledger
 
-import (
-	"fmt"
-	"math"
-)
+import "hash/maphash"
 
 // Ledger is the whole state. Make it with New or FromState.
 type Ledger struct {
@@ -17,25 +14,29 @@ type Ledger struct {
 	override    override
 	convertNext LeaseID // where the Tick goes on converting; 0: nowhere
 
-	accounts     slab[account]
-	accountNames []string // by id, from 1
-	accountIndex map[accountKey]AccountID
+	texts arena // of all tables below up to keys
+	seed  maphash.Seed
 
-	customers     []customer // by id, from 1
-	customerNames map[string]CustomerID
-	namespaces    map[string]CustomerID
-	suppliers     []supplier // by id, from 1
-	supplierNames map[string]SupplierID
-	hosts         []host // by id, from 1
-	hostNames     map[string]HostID
-	hostKeys      map[[32]byte]HostID
+	accounts    slab[account]
+	withdrawing [2]AccountID // by currency; 0: not opened yet
+	escrow      AccountID    // 0: not opened yet
+
+	customers     slab[customer]
+	customerNames index
+	namespaces    index
+	suppliers     slab[supplier]
+	supplierNames index
+	hosts         slab[host]
+	hostNames     index
+	hostKeys      index
 
 	jobs     slab[job]
-	jobIndex map[jobKey]int
+	jobNames slab[jobName] // beside jobs, whose every row changes all the time
+	jobIndex index
 
 	leases     slab[LeaseRow]
-	leaseNames slab[LeaseNames]
-	leaseIndex map[leaseKey]LeaseID
+	leaseTerms slab[leaseTerms]
+	leaseIndex index
 	pending    idSet // leases with Unconverted > 0 or Deferred
 	deferred   int   // of them, leases with Deferred
 
@@ -44,7 +45,9 @@ type Ledger struct {
 	corrected   map[LeaseID]corrected // what corrections sum up to
 
 	unbondings   slab[Unbonding]
+	unbondingsOf map[SupplierID][]UnbondingID // that have not matured; never ranged over
 	fines        slab[Fine]
+	finesOf      map[SupplierID][]FineID // that were issued; never ranged over
 	offences     slab[Offence]
 	offenceIndex map[offenceKey]int
 	evidenceUsed map[uint64]FineID // by entry
@@ -52,8 +55,9 @@ type Ledger struct {
 	marks        []Mark
 
 	keys     slab[keyRow]
-	keyIndex map[string]int
+	keyIndex index
 
+	scratch    []byte // of newRecord
 	touched    uint64 // what touch read: it must not be found needless
 	entryCount uint64
 	entries    []Entry
@@ -61,44 +65,32 @@ type Ledger struct {
 	taken      bool // entries and records were handed out: the next Apply starts them anew
 }
 
-type account struct {
-	balance  int64
-	currency Currency
-	overdraw bool // may go below zero (rule M2)
-}
-
-type accountKey struct {
-	name     string
-	currency Currency
-}
+// The rows of the large tables hold no pointers: a collector that had to look
+// into ten million leases would take as long as they do.
 
 type customer struct {
-	name, namespace string
-	payIn           Currency
-	usd, joule      AccountID
-	holdUSD         AccountID
-	holdJoule       AccountID
+	texts textRef // name, namespace
+	first AccountID
+	payIn Currency
 }
 
 type supplier struct {
-	name      string
+	texts     textRef // name
+	exposure  NUSD    // an hour's value of its open leases
 	joule     AccountID
 	stake     AccountID // 0: not opened yet
 	unbonding AccountID // 0: not opened yet
 	hosts     uint32
-	exposure  NUSD          // an hour's value of its open leases
-	open      []UnbondingID // that have not matured
-	fines     []FineID      // that were issued
 }
 
 type host struct {
-	name       string
-	supplier   SupplierID
-	class      Class
-	publicKey  [32]byte
+	texts      textRef // name
 	offer      Prices
-	hasOffer   bool
+	publicKey  [32]byte
+	supplier   SupplierID
 	openLeases uint32
+	class      Class
+	hasOffer   bool
 }
 
 // job sums a customer's leases of one Nomad job, for its budget.
@@ -106,37 +98,10 @@ type job struct {
 	charged, held NUSD
 }
 
-type jobKey struct {
+type jobName struct {
+	texts    textRef // name
 	customer CustomerID
-	name     string
 }
-
-type leaseKey struct{ alloc, task, invocation string }
-
-// The accounts that every ledger has, opened in this order.
-const (
-	externalUSD   AccountID = 1
-	externalJoule AccountID = 2
-	issuance      AccountID = 3
-	treasuryUSD   AccountID = 4
-	treasuryJoule AccountID = 5
-	feesJoule     AccountID = 6
-	accruedUSD    AccountID = 7
-)
-
-var systemAccounts = [...]AccountOpened{
-	{ID: externalUSD, Name: "external", Currency: USD},
-	{ID: externalJoule, Name: "external", Currency: JOULE},
-	{ID: issuance, Name: "issuance", Currency: JOULE},
-	{ID: treasuryUSD, Name: "treasury", Currency: USD},
-	{ID: treasuryJoule, Name: "treasury", Currency: JOULE},
-	{ID: feesJoule, Name: "fees", Currency: JOULE},
-	{ID: accruedUSD, Name: "accrued", Currency: USD},
-}
-
-// mayOverdraw says which accounts carry the negative side (rule M2). JOULE
-// comes in by issuance alone, so external has JOULE only of what was withdrawn.
-func mayOverdraw(id AccountID) bool { return id == externalUSD || id == issuance }
 
 // policyDefault is in force until the first SetPolicy.
 var policyDefault = Policy{
@@ -154,26 +119,20 @@ var policyDefault = Policy{
 func New() *Ledger {
 	l := empty()
 	for i := range systemAccounts {
-		l.addAccount(systemAccounts[i].Name, systemAccounts[i].Currency)
+		l.addAccount(accountSystem, 0, systemAccounts[i].Currency)
 	}
 	return l
 }
 
 func empty() *Ledger {
 	return &Ledger{
-		policy:        policyDefault,
-		accountIndex:  make(map[accountKey]AccountID),
-		customerNames: make(map[string]CustomerID),
-		namespaces:    make(map[string]CustomerID),
-		supplierNames: make(map[string]SupplierID),
-		hostNames:     make(map[string]HostID),
-		hostKeys:      make(map[[32]byte]HostID),
-		jobIndex:      make(map[jobKey]int),
-		leaseIndex:    make(map[leaseKey]LeaseID),
-		corrected:     make(map[LeaseID]corrected),
-		offenceIndex:  make(map[offenceKey]int),
-		evidenceUsed:  make(map[uint64]FineID),
-		keyIndex:      make(map[string]int),
+		policy:       policyDefault,
+		seed:         maphash.MakeSeed(),
+		corrected:    make(map[LeaseID]corrected),
+		unbondingsOf: make(map[SupplierID][]UnbondingID),
+		finesOf:      make(map[SupplierID][]FineID),
+		offenceIndex: make(map[offenceKey]int),
+		evidenceUsed: make(map[uint64]FineID),
 	}
 }
 
@@ -222,39 +181,4 @@ func (l *Ledger) emit(kind EntryKind) *Entry {
 	l.entryCount++
 	l.entries = append(l.entries, Entry{Seq: l.entryCount, Time: l.now, Kind: kind})
 	return &l.entries[len(l.entries)-1]
-}
-
-func (l *Ledger) addAccount(name string, cur Currency) AccountID {
-	i, a := l.accounts.add()
-	id := AccountID(i)
-	*a = account{currency: cur, overdraw: mayOverdraw(id)}
-	l.accountNames = append(l.accountNames, name)
-	l.accountIndex[accountKey{name, cur}] = id
-	return id
-}
-
-func (l *Ledger) openAccount(name string, cur Currency) AccountID {
-	id := l.addAccount(name, cur)
-	l.emit(EntryAccount).Fact = &AccountOpened{ID: id, Name: name, Currency: cur}
-	return id
-}
-
-func (l *Ledger) balance(id AccountID) int64 { return l.accounts.get(int(id)).balance }
-
-// transfer moves money. Callers have checked that it may be moved: a transfer
-// that breaks rule M1 or M2 here is a broken invariant.
-func (l *Ledger) transfer(t *Transfer) {
-	from, to := l.accounts.edit(int(t.Debit)), l.accounts.edit(int(t.Credit))
-	t.Currency = from.currency
-	low := int64(0)
-	if from.overdraw {
-		low = -math.MaxInt64
-	}
-	// from.balance ≥ low, so the difference below cannot wrap.
-	if t.Amount <= 0 || from.currency != to.currency || from.balance < low+t.Amount || to.balance > math.MaxInt64-max(t.Amount, 0) {
-		panic(fmt.Sprintf("ledger: transfer %+v breaks an invariant: balances %d and %d", *t, from.balance, to.balance))
-	}
-	from.balance -= t.Amount
-	to.balance += t.Amount
-	l.emit(EntryTransfer).Transfer = *t
 }

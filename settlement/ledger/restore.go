@@ -1,161 +1,201 @@
 package ledger
 
 import (
-	"errors"
 	"fmt"
 	"math"
-	"slices"
 )
 
-// stateOfTables adds the tables that stand after the leases in a ledger's life.
-func (l *Ledger) stateOfTables(st *State) {
-	st.InForce, st.Paused, st.PausedSince = l.inForce, l.pause, l.pauseSince
-	st.OverrideRate, st.OverrideUntil, st.ConvertNext = l.override.rate, l.override.until, l.convertNext
-	st.Withdrawals, st.Corrections = rowsOf(&l.withdrawals), rowsOf(&l.corrections)
-	st.Unbondings, st.Fines, st.Offences = rowsOf(&l.unbondings), rowsOf(&l.fines), rowsOf(&l.offences)
-	st.Marks = slices.Clone(l.marks)
-}
-
-// rowsOf copies a table.
-func rowsOf[T any](s *slab[T]) []T {
-	rows := make([]T, 0, s.len())
-	for _, row := range s.all() {
-		rows = append(rows, *row)
+// FromState rebuilds a ledger, and refuses a state that no ledger can have:
+// what every later step relies on is checked here, the money by Verify.
+func FromState(st *State) (*Ledger, error) {
+	l := empty()
+	l.now, l.entryCount, l.policy = st.Now, st.EntryCount, st.Policy
+	if st.Now < 0 {
+		return nil, fmt.Errorf("restore ledger: now is %d", st.Now)
 	}
-	return rows
-}
-
-func (p *Policy) validate() error {
-	for _, check := range []func() (Result, bool){p.Guard.validate, p.Stake.validate, p.Fines.validate} {
-		if res, ok := check(); !ok {
-			return errors.New(res.Msg)
+	if err := st.Policy.validate(); err != nil {
+		return nil, fmt.Errorf("restore policy: %w", err)
+	}
+	if err := l.restoreRates(st); err != nil {
+		return nil, err
+	}
+	if err := l.restoreParties(st); err != nil {
+		return nil, err
+	}
+	if err := restoreTable("job", &st.Jobs, l.restoreJob); err != nil {
+		return nil, err
+	}
+	jobs := uint32(0) // that a lease was seen of
+	if err := restoreTable("lease", &st.Leases, func(id int, le *LeaseState) error {
+		if le.Row.Job == jobs+1 {
+			jobs++
+		}
+		if le.Row.Job == 0 || le.Row.Job > jobs || uint64(le.Key) > st.Keys.Count {
+			return fmt.Errorf("job %d after %d, key %d of %d", le.Row.Job, jobs, le.Key, st.Keys.Count)
+		}
+		return l.restoreLease(le)
+	}); err != nil {
+		return nil, err
+	}
+	if int(jobs) != l.jobs.len() {
+		return nil, fmt.Errorf("restore jobs: %d of %d have leases", jobs, l.jobs.len())
+	}
+	if err := l.restoreTables(st); err != nil {
+		return nil, err
+	}
+	if err := restoreTable("key", &st.Keys, l.restoreKey); err != nil {
+		return nil, err
+	}
+	for id, t := range l.leaseTerms.all() {
+		if t.key == 0 || l.keys.get(int(t.key)).id != uint64(id) || !l.keys.get(int(t.key)).granted {
+			return nil, fmt.Errorf("restore lease %d: it was not opened under key %d", id, t.key)
 		}
 	}
-	if p.FeePPM > FeePPMMax || p.SliceMs == 0 || p.SliceMs > SliceMsMax {
-		return fmt.Errorf("fee_ppm %d or slice_ms %d out of range", p.FeePPM, p.SliceMs)
+	return l, nil
+}
+
+// restoreTable restores the rows of a table, of which there must be as many as
+// it says.
+func restoreTable[T any](what string, t *Table[T], restore func(id int, row *T) error) error {
+	n := 0
+	for row := range t.Rows {
+		n++
+		if err := restore(n, row); err != nil {
+			return fmt.Errorf("restore %s %d: %w", what, n, err)
+		}
+	}
+	if uint64(n) != t.Count {
+		return fmt.Errorf("restore %ss: got %d, want %d", what, n, t.Count)
 	}
 	return nil
 }
 
-func (l *Ledger) restoreRates(st *State) error {
-	for i, r := range st.Rates {
-		if r.ID != RateID(i+1) || r.NUSDPerJoule <= 0 || r.Average < 0 || r.Set < 0 || r.Set > st.Now || i > 0 && r.Set < st.Rates[i-1].Set {
-			return fmt.Errorf("restore rate %d: %+v", i+1, r)
+// restoreParties restores accounts and whose they are.
+func (l *Ledger) restoreParties(st *State) error {
+	if err := restoreTable("account", &st.Balances, func(id int, balance *int64) error {
+		if *balance < 0 && !mayOverdraw(AccountID(id)) || *balance == math.MinInt64 {
+			return fmt.Errorf("balance %d", *balance)
 		}
+		l.accounts.edit(int(l.addAccount(accountNone, 0, 0))).balance = *balance
+		return nil
+	}); err != nil {
+		return err
 	}
-	n := RateID(len(st.Rates))
-	if st.InForce > n || n > 0 && st.InForce == 0 || st.OverrideRate > n || st.Paused > PauseDoubtful ||
-		st.PausedSince < 0 || st.PausedSince > st.Now || n == 0 && st.Paused != PauseNone {
-		return fmt.Errorf("restore rates: %d in force of %d, %d overridden, paused %d since %d", st.InForce, n, st.OverrideRate, st.Paused, st.PausedSince)
+	l.withdrawing, l.escrow = st.Withdrawing, st.Escrow
+	if err := restoreTable("customer", &st.Customers, l.restoreCustomer); err != nil {
+		return err
 	}
-	l.rates = append(l.rates, st.Rates...)
-	l.inForce, l.pause, l.pauseSince = st.InForce, st.Paused, st.PausedSince
-	l.override, l.convertNext = override{rate: st.OverrideRate, until: st.OverrideUntil}, st.ConvertNext
+	if err := restoreTable("supplier", &st.Suppliers, l.restoreSupplier); err != nil {
+		return err
+	}
+	claimed := 0
+	for c := range l.claims() {
+		if c.id == 0 || int(c.id) > l.accounts.len() || l.accounts.get(int(c.id)).kind != accountNone {
+			return fmt.Errorf("restore account %d: not there, or two are said to have it", c.id)
+		}
+		a := l.accounts.edit(int(c.id))
+		a.kind, a.party, a.currency = c.kind, c.party, c.currency
+		claimed++
+	}
+	if n := l.accounts.len(); claimed != n {
+		return fmt.Errorf("restore accounts: %d of %d are nobody's", n-claimed, n)
+	}
+	return restoreTable("host", &st.Hosts, l.restoreHost)
+}
+
+func within(b []byte, most int) bool { return len(b) > 0 && len(b) <= most }
+
+func (l *Ledger) restoreCustomer(_ int, c *CustomerState) error {
+	_, dup := customerNamed(l, c.Name)
+	_, other := customerOf(l, c.Namespace)
+	if dup || other || !within(c.Name, NameBytesMax) || !within(c.Namespace, NomadNameBytesMax) || c.PayIn != USD && c.PayIn != JOULE {
+		return fmt.Errorf("name %.99q, namespace %.300q, pays in %d: out of range or there twice", c.Name, c.Namespace, c.PayIn)
+	}
+	addCustomer(l, customer{payIn: c.PayIn, first: c.First}, c.Name, c.Namespace)
 	return nil
 }
 
-// restoreTables restores what follows on leases and parties.
-func (l *Ledger) restoreTables(st *State) error {
-	for i := range st.Withdrawals {
-		if err := l.restoreWithdrawal(WithdrawalID(i+1), &st.Withdrawals[i]); err != nil {
-			return err
-		}
+func (l *Ledger) restoreSupplier(_ int, s *SupplierState) error {
+	if _, dup := supplierNamed(l, s.Name); dup || !within(s.Name, NameBytesMax) {
+		return fmt.Errorf("name %.99q: out of range or there twice", s.Name)
 	}
-	for i := range st.Corrections {
-		if err := l.restoreCorrection(CorrectionID(i+1), &st.Corrections[i]); err != nil {
-			return err
-		}
-	}
-	for i, u := range st.Unbondings {
-		s, ok := row(l.suppliers, u.Supplier)
-		if u.ID != UnbondingID(i+1) || !ok || s.unbonding == 0 || u.Amount < 0 || u.Started < 0 || u.Matures < u.Started {
-			return fmt.Errorf("restore unbonding %d: %+v", i+1, u)
-		}
-		_, row := l.unbondings.add()
-		if *row = u; !u.Ended {
-			l.linkUnbonding(row)
-		}
-	}
-	for i := range st.Fines {
-		if err := l.restoreFine(FineID(i+1), &st.Fines[i]); err != nil {
-			return err
-		}
-	}
-	for i := range st.Offences {
-		o := &st.Offences[i]
-		if _, dup := l.offenceIndex[offenceKey{o.Lease, o.Reason}]; dup || o.Lease == 0 || o.Lease > l.LeaseCount() ||
-			o.Fine != 0 || o.Evidence.Entry == 0 || o.Evidence.Entry > st.EntryCount {
-			return fmt.Errorf("restore offence %d: %+v", i+1, *o)
-		}
-		l.addOffence(o)
-	}
-	for i, m := range st.Marks {
-		if m.At < 0 || m.At > st.Now || m.Entries > st.EntryCount || i > 0 && (m.At <= st.Marks[i-1].At || m.Entries < st.Marks[i-1].Entries) {
-			return fmt.Errorf("restore mark %d: %+v", i+1, m)
-		}
-	}
-	l.marks = slices.Clone(st.Marks)
+	addSupplier(l, supplier{joule: s.Joule, stake: s.Stake, unbonding: s.Unbonding}, s.Name)
 	return nil
 }
 
-func (l *Ledger) restoreWithdrawal(id WithdrawalID, w *Withdrawal) error {
-	payer, ok := l.Account(w.Account)
-	if _, open := l.accountIndex[accountKey{withdrawingAccount, w.Currency}]; !ok || !open || w.ID != id || payer.Currency != w.Currency ||
-		w.Amount <= 0 || w.State < WithdrawalOpen || w.State > WithdrawalFailed {
-		return fmt.Errorf("restore withdrawal %d: %+v", id, *w)
+func (l *Ledger) restoreHost(_ int, h *HostState) error {
+	_, dup := hostNamed(l, h.Name)
+	_, known := l.hostOf(&h.PublicKey)
+	if dup || known || !within(h.Name, NameBytesMax) || h.Supplier == 0 || h.Supplier > l.SupplierCount() || !h.Offer.valid() {
+		return fmt.Errorf("name %.99q of supplier %d with offer %+v: out of range or there twice", h.Name, h.Supplier, h.Offer)
 	}
-	_, row := l.withdrawals.add()
-	*row = *w
+	addHost(l, host{supplier: h.Supplier, class: h.Class, publicKey: h.PublicKey, offer: h.Offer, hasOffer: h.HasOffer}, h.Name)
 	return nil
 }
 
-func (l *Ledger) restoreCorrection(id CorrectionID, c *Correction) error {
-	again := Correct{Lease: c.Lease, Entry: c.Corrects, Legs: c.Legs, Operator: c.Operator, Why: c.Why}
-	if res, ok := again.validate(); !ok || c.ID != id || c.Lease == 0 || c.Lease > l.LeaseCount() {
-		return fmt.Errorf("restore correction %d: %+v: %s", id, *c, res.Msg)
+func (l *Ledger) restoreJob(_ int, j *JobState) error {
+	if _, dup := jobNamed(l, j.Customer, j.Name); dup || !within(j.Name, NomadNameBytesMax) || j.Customer == 0 || j.Customer > l.CustomerCount() {
+		return fmt.Errorf("name %.300q of customer %d: out of range or there twice", j.Name, j.Customer)
 	}
-	// What was allowed when it was made need not be the bound of today: only
-	// the sums themselves matter.
-	le := *l.leases.get(int(c.Lease))
-	le.Charged, le.Paid, le.Fee = math.MaxInt64, math.MaxInt64, 0
-	sums := l.corrected[c.Lease]
-	for i := range c.Legs {
-		if !sums.add(&c.Legs[i], &le) {
-			return fmt.Errorf("restore correction %d: %+v", id, *c)
-		}
-	}
-	l.corrected[c.Lease] = sums
-	_, row := l.corrections.add()
-	*row = *c
+	addJob(l, j.Customer, j.Name)
 	return nil
 }
 
-func (l *Ledger) restoreFine(id FineID, f *Fine) error {
-	p := &f.Plan
-	_, ok := row(l.suppliers, p.Supplier)
-	for _, part := range f.Parts {
-		u, known := l.Unbonding(part.Unbonding)
-		ok = ok && known && u.Supplier == p.Supplier && part.Amount > 0
-	}
+func (l *Ledger) restoreLease(s *LeaseState) error {
+	le := s.Row
+	_, dup := leaseKeyed(l, s.Alloc, s.Task, s.Invocation)
 	switch {
-	case !ok, f.ID != id, f.State < FineProposedState, f.State > FineLapsed, !f.issued() && f.Issued != 0, f.Issued < 0, f.Issued > l.now,
-		f.Case.Lease > l.LeaseCount(), p.Customer > l.CustomerCount(), p.Remedy > 0 && p.Customer == 0,
-		min(p.FromEarnings, p.FromStake, p.FromUnbonding, p.Remedy) < 0,
-		p.FromEarnings > JouleSupplyMax, p.FromStake > JouleSupplyMax-p.FromEarnings,
-		p.FromUnbonding > JouleSupplyMax-p.FromEarnings-p.FromStake, p.Remedy > p.Taken():
-		return fmt.Errorf("restore fine %d: %+v", id, *f)
+	case dup:
+		return fmt.Errorf("alloc %q, task %q, invocation %q: there twice", s.Alloc, s.Task, s.Invocation)
+	case !within(s.Alloc, NomadNameBytesMax), !within(s.Task, NomadNameBytesMax), !within(s.Invocation, NomadNameBytesMax), !within(s.Group, NomadNameBytesMax):
+		return fmt.Errorf("alloc %.300q, task %.300q, invocation %.300q, group %.300q: out of range", s.Alloc, s.Task, s.Invocation, s.Group)
+	case le.Customer == 0 || le.Customer > l.CustomerCount():
+		return fmt.Errorf("customer %d: not there", le.Customer)
+	case le.Host == 0 || le.Host > l.HostCount():
+		return fmt.Errorf("host %d: not there", le.Host)
+	case int(le.Job) > l.jobs.len() || l.jobNames.get(int(le.Job)).customer != le.Customer:
+		return fmt.Errorf("job %d: not one of customer %d", le.Job, le.Customer)
+	case len(l.rates) == 0 || le.LastRate > RateID(len(l.rates)):
+		return fmt.Errorf("rate %d: not there", le.LastRate)
+	case le.PayIn != USD && le.PayIn != JOULE, le.Deferred && le.PayIn != JOULE:
+		return fmt.Errorf("currency %d", le.PayIn)
+	case !le.Prices.valid() || le.Resources.MilliCores > LeaseMilliCoresMax || le.Resources.MemoryMiB > LeaseMemoryMiBMax ||
+		le.Resources.GPUs > LeaseGPUsMax || s.SliceMs == 0 || s.SliceMs > SliceMsMax || le.FeePPM > FeePPMMax || le.Budget < 0:
+		return fmt.Errorf("terms %+v out of range", *le)
+	case le.Opened < 0 || le.Opened > l.now || s.Closed < 0 || s.Closed > l.now:
+		return fmt.Errorf("opened %d, closed %d: after %d", le.Opened, s.Closed, l.now)
+	case min(s.FirstHold, le.Hold, int64(le.HeldNUSD), int64(le.Charged), int64(le.Unconverted), int64(le.Paid), int64(le.Fee)) < 0:
+		return fmt.Errorf("negative amount in %+v", *le)
 	}
-	var ck check
-	if f.Case.validate(&ck); ck.msg != "" {
-		return fmt.Errorf("restore fine %d: %s", id, ck.msg)
+	slice, ok := sliceCost(s.SliceMs, le.Resources, &le.Prices)
+	if !ok {
+		return fmt.Errorf("slice of %+v leaves int64", *le)
 	}
-	_, row := l.fines.add()
-	*row = *f
-	if f.issued() {
-		l.linkFine(row)
+	value, ok := hourly(le.Resources, &le.Prices)
+	if sup := l.hosts.get(int(le.Host)).supplier; !ok || le.Reason == CloseNone && value > math.MaxInt64-l.suppliers.get(int(sup)).exposure {
+		return fmt.Errorf("an hour of %+v leaves int64", *le)
 	}
-	if f.State <= FineAppealed {
-		l.due.push(dueItem{at: f.Ends, kind: dueFine, id: uint32(id)})
+	// The sums over a job's leases are within int64 in every true state; a
+	// forged one must not wrap them.
+	if sums := l.jobs.get(int(le.Job)); le.Charged > math.MaxInt64-sums.charged || le.HeldNUSD > math.MaxInt64-sums.held {
+		return fmt.Errorf("sums of job %d leave int64", le.Job)
 	}
+	le.Slice = slice
+	addLease(l, le, &leaseTerms{closed: s.Closed, firstHold: s.FirstHold, sliceMs: s.SliceMs, key: s.Key}, s.Alloc, s.Task, s.Invocation, s.Group)
+	return nil
+}
+
+func (p *Prices) valid() bool {
+	return min(p.Base, p.CPU, p.GPU, p.Memory) >= 0 && max(p.Base, p.CPU, p.GPU, p.Memory) <= PriceMax
+}
+
+func (l *Ledger) restoreKey(_ int, k *KeyState) error {
+	if _, dup := keyNamed(l, k.Key); dup || !within(k.Key, KeyBytesMax) {
+		return fmt.Errorf("%.99q is out of range or there twice", k.Key)
+	}
+	if len(k.Msg) > textMax || k.Granted && (k.Code != CodeOK || len(k.Msg) > 0 || k.ID == 0 || k.ID > uint64(l.LeaseCount())) || !k.Granted && k.Hold != 0 {
+		return fmt.Errorf("%.99q: result %d of %d bytes, a grant of lease %d: %v", k.Key, k.Code, len(k.Msg), k.ID, k.Granted)
+	}
+	addKey(l, &keyRow{input: k.Input, id: k.ID, hold: k.Hold, code: k.Code, granted: k.Granted}, k.Key, k.Msg)
 	return nil
 }

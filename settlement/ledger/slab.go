@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	pageBits = 5
+	pageBits = 6
 	pageSize = 1 << pageBits
 	pageMask = pageSize - 1
 

@@ -26,14 +26,14 @@ func (l *Ledger) required(hosts uint32, exposure NUSD) NJ {
 // staked says whether the supplier may take on a lease of this hourly value
 // (rule F1).
 func (l *Ledger) staked(id SupplierID, value NUSD) (Result, bool) {
-	s := &l.suppliers[id-1]
+	s := l.suppliers.get(int(id))
 	if value > math.MaxInt64-s.exposure {
-		return refuse(CodeOverflow, "the leases of supplier %q are worth more than %s an hour", s.name, money(math.MaxInt64, USD)), false
+		return refuse(CodeOverflow, "the leases of supplier %q are worth more than %s an hour", l.supplierName(id), money(math.MaxInt64, USD)), false
 	}
 	need, have := l.required(s.hosts, s.exposure+value), l.bonded(s)
 	if have < need {
 		return refuse(CodeStake, "supplier %q has %s at stake, %s are asked for its %d hosts and leases worth %s an hour with this one",
-			s.name, money(int64(have), JOULE), money(int64(need), JOULE), s.hosts, money(int64(s.exposure+value), USD)), false
+			l.supplierName(id), money(int64(have), JOULE), money(int64(need), JOULE), s.hosts, money(int64(s.exposure+value), USD)), false
 	}
 	return Result{}, true
 }
@@ -50,16 +50,18 @@ func (l *Ledger) balanceOr0(id AccountID) NJ {
 
 // stakeAccount returns the supplier's account for stake, which it opens if
 // need be.
-func (l *Ledger) stakeAccount(s *supplier) AccountID {
+func (l *Ledger) stakeAccount(id SupplierID) AccountID {
+	s := l.suppliers.edit(int(id))
 	if s.stake == 0 {
-		s.stake = l.openAccount("stake/"+s.name, JOULE)
+		s.stake = l.openAccount(accountStake, uint32(id), l.supplierName(id), JOULE)
 	}
 	return s.stake
 }
 
-func (l *Ledger) unbondingAccount(s *supplier) AccountID {
+func (l *Ledger) unbondingAccount(id SupplierID) AccountID {
+	s := l.suppliers.edit(int(id))
 	if s.unbonding == 0 {
-		s.unbonding = l.openAccount("unbonding/"+s.name, JOULE)
+		s.unbonding = l.openAccount(accountUnbonding, uint32(id), l.supplierName(id), JOULE)
 	}
 	return s.unbonding
 }
@@ -99,11 +101,11 @@ func (l *Ledger) bond(c *Bond) Result {
 	if res, ok := ck.result(); !ok {
 		return res
 	}
-	id, ok := l.supplierNames[c.Supplier]
+	id, ok := supplierNamed(l, c.Supplier)
 	if !ok {
 		return refuse(CodeNotFound, "supplier %q not found", c.Supplier)
 	}
-	s := &l.suppliers[id-1]
+	s := l.suppliers.get(int(id))
 	t := Transfer{Debit: s.joule, Amount: int64(c.Amount), Reason: ReasonBond, Ref: c.Ref}
 	if c.From == BondDeposit {
 		t.Debit = externalJoule
@@ -114,7 +116,7 @@ func (l *Ledger) bond(c *Bond) Result {
 	} else if have := l.balance(s.joule); t.Amount > have {
 		return refuse(CodeInsufficient, "supplier %q has %s, amount is %s", c.Supplier, money(have, JOULE), money(t.Amount, JOULE))
 	}
-	t.Credit = l.stakeAccount(s)
+	t.Credit = l.stakeAccount(id)
 	l.transfer(&t)
 	return Result{}
 }
@@ -126,40 +128,45 @@ func (l *Ledger) unbond(c *Unbond) Result {
 	if res, ok := ck.result(); !ok {
 		return res
 	}
-	sup, ok := l.supplierNames[c.Supplier]
+	sup, ok := supplierNamed(l, c.Supplier)
 	if !ok {
 		return refuse(CodeNotFound, "supplier %q not found", c.Supplier)
 	}
-	s := &l.suppliers[sup-1]
+	s := l.suppliers.get(int(sup))
 	if have := l.bonded(s); have < c.Amount {
 		return refuse(CodeInsufficient, "supplier %q has %s at stake, amount is %s",
 			c.Supplier, money(int64(have), JOULE), money(int64(c.Amount), JOULE))
 	}
-	to := l.unbondingAccount(s)
+	from := s.stake
+	to := l.unbondingAccount(sup)
 	i, row := l.unbondings.add()
 	id := UnbondingID(i)
 	*row = Unbonding{ID: id, Supplier: sup, Amount: c.Amount, Started: l.now, Matures: later(l.now, l.policy.Stake.UnbondMs)}
 	l.linkUnbonding(row)
 	l.emit(EntryUnbonding).Fact = &UnbondingStarted{ID: id, Supplier: sup, Amount: c.Amount, Matures: row.Matures}
-	l.transfer(&Transfer{Debit: s.stake, Credit: to, Amount: int64(c.Amount), Reason: ReasonUnbond, Ref: ref("unbonding", id)})
+	l.transfer(&Transfer{Debit: from, Credit: to, Amount: int64(c.Amount), Reason: ReasonUnbond, Ref: ref("unbonding", id)})
 	return Result{ID: uint64(id)}
 }
 
 // linkUnbonding puts an open unbonding on its supplier's list and among what
 // falls due.
 func (l *Ledger) linkUnbonding(u *Unbonding) {
-	s := &l.suppliers[u.Supplier-1]
-	s.open = append(s.open, u.ID)
+	l.unbondingsOf[u.Supplier] = append(l.unbondingsOf[u.Supplier], u.ID)
 	l.due.push(dueItem{at: u.Matures, kind: dueUnbonding, id: uint32(u.ID)})
 }
 
 // matureUnbonding gives back what fines have left of an unbonding.
 func (l *Ledger) matureUnbonding(id UnbondingID) {
 	u := l.unbondings.edit(int(id))
-	s := &l.suppliers[u.Supplier-1]
+	s := l.suppliers.get(int(u.Supplier))
 	u.Ended = true
-	i := slices.Index(s.open, id)
-	s.open = slices.Concat(s.open[:i], s.open[i+1:])
+	open := l.unbondingsOf[u.Supplier]
+	i := slices.Index(open, id)
+	if open = slices.Delete(open, i, i+1); len(open) > 0 {
+		l.unbondingsOf[u.Supplier] = open
+	} else {
+		delete(l.unbondingsOf, u.Supplier)
+	}
 	l.emit(EntryUnbondingEnded).Fact = &UnbondingEnded{ID: id, Amount: u.Amount}
 	if u.Amount > 0 {
 		l.transfer(&Transfer{Debit: s.unbonding, Credit: s.joule, Amount: int64(u.Amount), Reason: ReasonUnbonded, Ref: ref("unbonding", id)})
@@ -168,7 +175,7 @@ func (l *Ledger) matureUnbonding(id UnbondingID) {
 
 // Stake returns what a supplier has at stake and what is asked of it now.
 func (l *Ledger) Stake(id SupplierID) (Stake, bool) {
-	s, ok := row(l.suppliers, id)
+	s, ok := rowOf(&l.suppliers, id)
 	if !ok {
 		return Stake{}, false
 	}

@@ -15,15 +15,14 @@ func (l *Ledger) touch(records []Record) {
 	for i := range records {
 		if id := records[i].Lease; id-1 < n {
 			le := l.leases.get(int(id))
-			sum += le.LastSeq + uint64(le.Prices.GPU) + uint64(le.Budget) + uint64(le.Carry) +
-				le.Claimed.MemoryMiBMs + le.Billed.WallMs + le.Standby.WallMs + uint64(le.job)
+			sum += le.LastSeq + uint64(le.Budget) + le.Carry + le.Billed.WallMs + le.Standby.WallMs
 		}
 	}
 	jobs := l.jobs.len()
 	for i := range records {
 		if id := records[i].Lease; id-1 < n {
 			le := l.leases.get(int(id))
-			if j := int(le.job); j-1 < jobs && j > 0 {
+			if j := int(le.Job); j-1 < jobs && j > 0 {
 				sum += uint64(l.jobs.get(j).held)
 			}
 			sum += uint64(l.balance(le.hold)) + uint64(l.balance(le.supplier))

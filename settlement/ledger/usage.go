@@ -27,7 +27,7 @@ func (l *Ledger) usageBatch(key string, b *UsageBatch) Result {
 	if n := len(b.Records); n == 0 || n > BatchRecordsMax {
 		return refuse(CodeInvalid, "records must be 1 to %d, got %d", BatchRecordsMax, n)
 	}
-	if b.Host == 0 || int(b.Host) > len(l.hosts) {
+	if b.Host == 0 || int(b.Host) > l.hosts.len() {
 		return refuse(CodeNotFound, "host %d not found", b.Host)
 	}
 	first := len(l.records)

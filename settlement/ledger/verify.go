@@ -17,7 +17,7 @@ func (l *Ledger) Verify() error {
 	held := make(map[AccountID]int64)
 	sums := make([]job, l.jobs.len()+1)
 	budgets := make([]NUSD, l.jobs.len()+1) // the largest of the job's; -1: a lease has none
-	open := make([]uint32, len(l.hosts)+1)
+	open := make([]uint32, l.hosts.len()+1)
 	var accrued NUSD
 	waiting, deferred := 0, 0
 	for i, le := range l.leases.all() {
@@ -26,9 +26,9 @@ func (l *Ledger) Verify() error {
 			return fmt.Errorf("verify lease %d: %w", id, err)
 		}
 		held[le.hold] += le.Hold
-		sums[le.job].charged += le.Charged
-		sums[le.job].held += le.HeldNUSD
-		switch b := &budgets[le.job]; {
+		sums[le.Job].charged += le.Charged
+		sums[le.Job].held += le.HeldNUSD
+		switch b := &budgets[le.Job]; {
 		case le.Budget == 0:
 			*b = -1
 		case *b >= 0:
@@ -45,10 +45,10 @@ func (l *Ledger) Verify() error {
 			open[le.Host]++
 		}
 	}
-	for _, c := range l.customers {
-		for _, id := range []AccountID{c.holdUSD, c.holdJoule} {
+	for _, c := range l.customers.all() {
+		for _, id := range []AccountID{c.hold(USD), c.hold(JOULE)} {
 			if got := l.balance(id); got != held[id] {
-				return fmt.Errorf("verify account %q: balance %d, its leases hold %d", l.accountNames[id-1], got, held[id])
+				return fmt.Errorf("verify account %q: balance %d, its leases hold %d", l.accountName(id), got, held[id])
 			}
 		}
 	}
@@ -69,24 +69,24 @@ func (l *Ledger) Verify() error {
 	if err := l.verifyTables(); err != nil {
 		return err
 	}
-	exposure, hosts := make([]NUSD, len(l.suppliers)+1), make([]uint32, len(l.suppliers)+1)
-	for i := range l.hosts {
-		hosts[l.hosts[i].supplier]++
+	exposure, hosts := make([]NUSD, l.suppliers.len()+1), make([]uint32, l.suppliers.len()+1)
+	for _, h := range l.hosts.all() {
+		hosts[h.supplier]++
 	}
 	for _, le := range l.leases.all() {
 		if le.Reason == CloseNone {
 			value, _ := hourly(le.Resources, &le.Prices)
-			exposure[l.hosts[le.Host-1].supplier] += value
+			exposure[l.hosts.get(int(le.Host)).supplier] += value
 		}
 	}
-	for i := range l.suppliers {
-		if s := &l.suppliers[i]; s.hosts != hosts[i+1] || s.exposure != exposure[i+1] {
-			return fmt.Errorf("verify supplier %q: %d hosts and an exposure of %d, want %d and %d", s.name, s.hosts, s.exposure, hosts[i+1], exposure[i+1])
+	for i, s := range l.suppliers.all() {
+		if s.hosts != hosts[i] || s.exposure != exposure[i] {
+			return fmt.Errorf("verify supplier %q: %d hosts and an exposure of %d, want %d and %d", l.supplierName(SupplierID(i)), s.hosts, s.exposure, hosts[i], exposure[i])
 		}
 	}
-	for i := range l.hosts {
-		if got, want := l.hosts[i].openLeases, open[i+1]; got != want {
-			return fmt.Errorf("verify host %q: %d open leases, want %d", l.hosts[i].name, got, want)
+	for i, h := range l.hosts.all() {
+		if h.openLeases != open[i] {
+			return fmt.Errorf("verify host %q: %d open leases, want %d", l.hostName(HostID(i)), h.openLeases, open[i])
 		}
 	}
 	return l.verifyIndexes()
@@ -96,7 +96,7 @@ func (l *Ledger) verifyAccounts() error {
 	var usd, joule [2]uint64 // two's complement in 128 bits
 	for i, a := range l.accounts.all() {
 		if a.balance < 0 && !mayOverdraw(AccountID(i)) {
-			return fmt.Errorf("verify account %q: balance %d", l.accountNames[i-1], a.balance)
+			return fmt.Errorf("verify account %q: balance %d", l.accountName(AccountID(i)), a.balance)
 		}
 		sum := &usd
 		if a.currency == JOULE {
@@ -161,32 +161,72 @@ func (l *Ledger) verifyLease(id LeaseID, le *LeaseRow) error {
 	return nil
 }
 
+// verifyIndexes checks that every row is found by its key, and nothing else.
 func (l *Ledger) verifyIndexes() error {
-	for i, n := range l.leaseNames.all() {
-		if got := l.leaseIndex[leaseKey{n.Alloc, n.Task, n.Invocation}]; got != LeaseID(i) {
+	for i, t := range l.leaseTerms.all() {
+		text := func(n int) []byte { return l.texts.text(t.texts, n) }
+		if got, _ := leaseKeyed(l, text(leaseAlloc), text(leaseTask), text(leaseInvocation)); got != LeaseID(i) {
 			return fmt.Errorf("verify lease %d: its key finds %d", i, got)
 		}
-		le := l.leases.get(i)
-		if got := l.jobIndex[jobKey{le.Customer, n.Job}]; got != int(le.job) {
-			return fmt.Errorf("verify lease %d: job %q finds %d, want %d", i, n.Job, got, le.job)
+		if n := l.jobNames.get(int(l.leases.get(i).Job)); n.customer != l.leases.get(i).Customer {
+			return fmt.Errorf("verify lease %d: of customer %d, its job of %d", i, l.leases.get(i).Customer, n.customer)
+		}
+		if k := l.keys.get(int(t.key)); !k.granted || k.id != uint64(i) {
+			return fmt.Errorf("verify lease %d: its key was given %d", i, k.id)
+		}
+	}
+	for i, n := range l.jobNames.all() {
+		if got, _ := jobNamed(l, n.customer, l.texts.text(n.texts, 0)); got != i {
+			return fmt.Errorf("verify job %d: its name finds %d", i, got)
 		}
 	}
 	for i, k := range l.keys.all() {
-		if got := l.keyIndex[k.key]; got != i {
-			return fmt.Errorf("verify key %q: finds %d, want %d", k.key, got, i)
+		if got, _ := keyNamed(l, l.texts.text(k.texts, 0)); got != i {
+			return fmt.Errorf("verify key %d: finds %d", i, got)
 		}
 	}
-	for id := AccountID(1); id <= l.AccountCount(); id++ {
-		a, _ := l.Account(id)
-		if got := l.accountIndex[accountKey{a.Name, a.Currency}]; got != id {
-			return fmt.Errorf("verify account %q: finds %d, want %d", a.Name, got, id)
+	for i, c := range l.customers.all() {
+		byName, _ := customerNamed(l, l.texts.text(c.texts, 0))
+		bySpace, _ := customerOf(l, l.texts.text(c.texts, 1))
+		if id := CustomerID(i); byName != id || bySpace != id {
+			return fmt.Errorf("verify customer %d: its name finds %d, its namespace %d", i, byName, bySpace)
 		}
 	}
-	for i, want := range []int{len(l.customers), len(l.customers), len(l.suppliers), len(l.hosts), len(l.hosts), l.leases.len(), l.keys.len()} {
-		if got := []int{len(l.customerNames), len(l.namespaces), len(l.supplierNames), len(l.hostNames), len(l.hostKeys),
-			len(l.leaseIndex), len(l.keyIndex)}[i]; got != want {
-			return fmt.Errorf("verify index %d: %d rows, want %d", i, got, want)
+	for i, s := range l.suppliers.all() {
+		if got, _ := supplierNamed(l, l.texts.text(s.texts, 0)); got != SupplierID(i) {
+			return fmt.Errorf("verify supplier %d: its name finds %d", i, got)
 		}
+	}
+	for i, h := range l.hosts.all() {
+		byName, _ := hostNamed(l, l.texts.text(h.texts, 0))
+		byKey, _ := l.hostOf(&h.publicKey)
+		if id := HostID(i); byName != id || byKey != id {
+			return fmt.Errorf("verify host %d: its name finds %d, its key %d", i, byName, byKey)
+		}
+	}
+	for i, x := range []struct {
+		index *index
+		rows  int
+	}{{&l.customerNames, l.customers.len()}, {&l.namespaces, l.customers.len()}, {&l.supplierNames, l.suppliers.len()},
+		{&l.hostNames, l.hosts.len()}, {&l.hostKeys, l.hosts.len()}, {&l.jobIndex, l.jobs.len()}, {&l.leaseIndex, l.leases.len()}, {&l.keyIndex, l.keys.len()}} {
+		if x.index.n != x.rows {
+			return fmt.Errorf("verify index %d: %d rows, want %d", i, x.index.n, x.rows)
+		}
+	}
+	return l.verifyParties()
+}
+
+// verifyParties checks that every account is of the party that says so.
+func (l *Ledger) verifyParties() error {
+	claimed := 0
+	for c := range l.claims() {
+		claimed++
+		if a := l.accounts.get(int(c.id)); a.kind != c.kind || a.party != c.party || a.currency != c.currency {
+			return fmt.Errorf("verify account %d: %+v, want %+v", c.id, *a, c)
+		}
+	}
+	if n := l.accounts.len(); claimed != n {
+		return fmt.Errorf("verify accounts: %d are somebody's, there are %d", claimed, n)
 	}
 	return nil
 }

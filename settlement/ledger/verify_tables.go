@@ -12,12 +12,12 @@ func (l *Ledger) verifyTables() error {
 		}
 	}
 	for _, cur := range []Currency{USD, JOULE} {
-		if got := int64(l.balanceOr0(l.accountIndex[accountKey{withdrawingAccount, cur}])); got != withdrawing[cur] {
+		if got := int64(l.balanceOr0(l.withdrawing[cur-1])); got != withdrawing[cur] {
 			return fmt.Errorf("verify withdrawals: %d %s under way, the account has %d", withdrawing[cur], unit(cur), got)
 		}
 	}
-	unbonding := make([]NJ, len(l.suppliers)+1)
-	open := make([]int, len(l.suppliers)+1)
+	unbonding := make([]NJ, l.suppliers.len()+1)
+	open := make([]int, l.suppliers.len()+1)
 	for i, u := range l.unbondings.all() {
 		if u.Amount < 0 {
 			return fmt.Errorf("verify unbonding %d: %d nJ", i, u.Amount)
@@ -28,7 +28,7 @@ func (l *Ledger) verifyTables() error {
 		}
 	}
 	var escrow NJ
-	fines := make([]int, len(l.suppliers)+1)
+	fines := make([]int, l.suppliers.len()+1)
 	for i, f := range l.fines.all() {
 		var parts NJ
 		for _, p := range f.Parts {
@@ -49,14 +49,14 @@ func (l *Ledger) verifyTables() error {
 			}
 		}
 	}
-	if got := l.balanceOr0(l.accountIndex[accountKey{escrowAccount, JOULE}]); got != escrow {
+	if got := l.balanceOr0(l.escrow); got != escrow {
 		return fmt.Errorf("verify fines: %d nJ in escrow, the account has %d", escrow, got)
 	}
-	for i := range l.suppliers {
-		s := &l.suppliers[i]
-		if got := l.balanceOr0(s.unbonding); got != unbonding[i+1] || len(s.open) != open[i+1] || len(s.fines) != fines[i+1] {
+	for i, s := range l.suppliers.all() {
+		haveOpen, haveFines := len(l.unbondingsOf[SupplierID(i)]), len(l.finesOf[SupplierID(i)])
+		if got := l.balanceOr0(s.unbonding); got != unbonding[i] || haveOpen != open[i] || haveFines != fines[i] {
 			return fmt.Errorf("verify supplier %q: %d unbondings of %d nJ and %d fines, want %d of %d and %d",
-				s.name, len(s.open), got, len(s.fines), open[i+1], unbonding[i+1], fines[i+1])
+				l.supplierName(SupplierID(i)), haveOpen, got, haveFines, open[i], unbonding[i], fines[i])
 		}
 	}
 	return l.verifyDue()

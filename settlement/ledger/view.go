@@ -118,58 +118,67 @@ func (l *Ledger) Account(id AccountID) (Account, bool) {
 		return Account{}, false
 	}
 	a := l.accounts.get(int(id))
-	return Account{ID: id, Name: l.accountNames[id-1], Currency: a.currency, Balance: a.balance}, true
-}
-
-// AccountByName returns an account; see AccountOpened for the names.
-func (l *Ledger) AccountByName(name string, cur Currency) (Account, bool) {
-	return l.Account(l.accountIndex[accountKey{name, cur}])
+	return Account{ID: id, Name: l.accountName(id), Currency: a.currency, Balance: a.balance}, true
 }
 
 // CustomerCount returns how many customers there are; ids run from 1 to it.
-func (l *Ledger) CustomerCount() CustomerID { return CustomerID(len(l.customers)) }
+func (l *Ledger) CustomerCount() CustomerID { return CustomerID(l.customers.len()) }
 
 // Customer returns a customer by name.
 func (l *Ledger) Customer(name string) (Customer, bool) {
-	return l.CustomerByID(l.customerNames[name])
+	id, _ := customerNamed(l, name)
+	return l.CustomerByID(id)
 }
 
 // CustomerByNamespace returns the customer to whom a Nomad namespace belongs.
 func (l *Ledger) CustomerByNamespace(ns string) (Customer, bool) {
-	return l.CustomerByID(l.namespaces[ns])
+	id, _ := customerOf(l, ns)
+	return l.CustomerByID(id)
 }
 
 // CustomerByID returns a customer.
 func (l *Ledger) CustomerByID(id CustomerID) (Customer, bool) {
-	c, ok := row(l.customers, id)
-	return Customer{ID: id, Name: c.name, Namespace: c.namespace, PayIn: c.payIn}, ok
+	c, ok := rowOf(&l.customers, id)
+	if !ok {
+		return Customer{}, false
+	}
+	return Customer{ID: id, Name: l.customerName(id), Namespace: string(l.texts.text(c.texts, 1)), PayIn: c.payIn}, true
 }
 
 // SupplierCount returns how many suppliers there are; ids run from 1 to it.
-func (l *Ledger) SupplierCount() SupplierID { return SupplierID(len(l.suppliers)) }
+func (l *Ledger) SupplierCount() SupplierID { return SupplierID(l.suppliers.len()) }
 
 // Supplier returns a supplier by name.
 func (l *Ledger) Supplier(name string) (Supplier, bool) {
-	return l.SupplierByID(l.supplierNames[name])
+	id, _ := supplierNamed(l, name)
+	return l.SupplierByID(id)
 }
 
 // SupplierByID returns a supplier.
 func (l *Ledger) SupplierByID(id SupplierID) (Supplier, bool) {
-	s, ok := row(l.suppliers, id)
-	return Supplier{ID: id, Name: s.name}, ok
+	if id == 0 || id > l.SupplierCount() {
+		return Supplier{}, false
+	}
+	return Supplier{ID: id, Name: l.supplierName(id)}, true
 }
 
 // HostCount returns how many hosts there are; ids run from 1 to it.
-func (l *Ledger) HostCount() HostID { return HostID(len(l.hosts)) }
+func (l *Ledger) HostCount() HostID { return HostID(l.hosts.len()) }
 
 // Host returns a host by name.
-func (l *Ledger) Host(name string) (Host, bool) { return l.HostByID(l.hostNames[name]) }
+func (l *Ledger) Host(name string) (Host, bool) {
+	id, _ := hostNamed(l, name)
+	return l.HostByID(id)
+}
 
 // HostByID returns a host.
 func (l *Ledger) HostByID(id HostID) (Host, bool) {
-	h, ok := row(l.hosts, id)
-	return Host{ID: id, Name: h.name, Supplier: h.supplier, Class: h.class, PublicKey: h.publicKey,
-		Offer: h.offer, HasOffer: h.hasOffer, OpenLeases: h.openLeases}, ok
+	h, ok := rowOf(&l.hosts, id)
+	if !ok {
+		return Host{}, false
+	}
+	return Host{ID: id, Name: l.hostName(id), Supplier: h.supplier, Class: h.class, PublicKey: h.publicKey,
+		Offer: h.offer, HasOffer: h.hasOffer, OpenLeases: h.openLeases}, true
 }
 
 // row returns the row of a dense id from 1.
@@ -186,7 +195,8 @@ func (l *Ledger) LeaseCount() LeaseID { return LeaseID(l.leases.len()) }
 
 // LeaseByKey returns the lease of an invocation of a Nomad task.
 func (l *Ledger) LeaseByKey(alloc, task, invocation string) (Lease, bool) {
-	return l.Lease(l.leaseIndex[leaseKey{alloc, task, invocation}])
+	id, _ := leaseKeyed(l, alloc, task, invocation)
+	return l.Lease(id)
 }
 
 // Lease returns a lease.
@@ -195,13 +205,14 @@ func (l *Ledger) Lease(id LeaseID) (Lease, bool) {
 		return Lease{}, false
 	}
 	le := l.leases.get(int(id))
-	n, h := l.leaseNames.get(int(id)), &l.hosts[le.Host-1]
+	terms, h := l.leaseTerms.get(int(id)), l.hosts.get(int(le.Host))
+	text := func(i int) string { return string(l.texts.text(terms.texts, i)) }
 	return Lease{
 		ID: id, Customer: le.Customer, Supplier: h.supplier, Host: le.Host, Class: h.class,
-		Job: n.Job, Group: n.Group, Task: n.Task, Alloc: n.Alloc, Invocation: n.Invocation,
-		Prices: le.Prices, Resources: le.Resources, FeePPM: le.FeePPM, SliceMs: le.SliceMs, SliceNUSD: le.Slice,
+		Job: l.jobName(le.Job), Group: text(leaseGroup), Task: text(leaseTask), Alloc: text(leaseAlloc), Invocation: text(leaseInvocation),
+		Prices: le.Prices, Resources: le.Resources, FeePPM: le.FeePPM, SliceMs: terms.sliceMs, SliceNUSD: le.Slice,
 		PayIn: le.PayIn, Budget: le.Budget, Epoch: leaseEpoch,
-		Opened: le.Opened, Closed: le.Closed, Reason: le.Reason, StopAsked: le.Stop,
+		Opened: le.Opened, Closed: terms.closed, Reason: le.Reason, StopAsked: le.Stop,
 		LastSeq: le.LastSeq, LastHash: le.LastHash, Billed: le.Billed, Standby: le.Standby, Refused: le.refused(),
 		Bounds: le.Bounds, Known: le.Known, Quality: le.Quality,
 		Hold: le.Hold, CostNUSD: cost(&le.Billed, &le.Prices), ChargedNUSD: le.Charged, UnconvertedNUSD: le.Unconverted,

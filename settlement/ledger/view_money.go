@@ -126,7 +126,7 @@ type Job struct{ Charged, Held NUSD }
 
 // JobByName returns a customer's job; false if it never had a lease.
 func (l *Ledger) JobByName(customer CustomerID, name string) (Job, bool) {
-	i, ok := l.jobIndex[jobKey{customer, name}]
+	i, ok := jobNamed(l, customer, name)
 	if !ok {
 		return Job{}, false
 	}

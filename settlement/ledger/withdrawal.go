@@ -2,17 +2,6 @@ package ledger
 
 import "fmt"
 
-// withdrawingAccount holds what was withdrawn and has not left yet.
-const withdrawingAccount = "withdrawing"
-
-// namedAccount returns the account of a name, which it opens if need be.
-func (l *Ledger) namedAccount(name string, cur Currency) AccountID {
-	if id, ok := l.accountIndex[accountKey{name, cur}]; ok {
-		return id
-	}
-	return l.openAccount(name, cur)
-}
-
 // ref is how a transfer names what it belongs to.
 func ref[N ~uint32](what string, id N) string { return fmt.Sprintf("%s/%d", what, id) }
 
@@ -55,21 +44,21 @@ func (l *Ledger) payer(party Party, name string, cur Currency, amount int64) (Ac
 	from := treasury(cur)
 	switch party {
 	case PartyCustomer:
-		id, ok := l.customerNames[name]
+		id, ok := customerNamed(l, name)
 		if !ok {
 			return 0, refuse(CodeNotFound, "customer %q not found", name)
 		}
-		from = l.customers[id-1].account(cur)
+		from = l.customers.get(int(id)).account(cur)
 	case PartySupplier:
-		id, ok := l.supplierNames[name]
+		id, ok := supplierNamed(l, name)
 		if !ok {
 			return 0, refuse(CodeNotFound, "supplier %q not found", name)
 		}
-		from = l.suppliers[id-1].joule
+		from = l.suppliers.get(int(id)).joule
 	}
 	if have := l.balance(from); have < amount {
 		return 0, refuse(CodeInsufficient, "account %q has %s, amount is %s",
-			l.accountNames[from-1], money(have, cur), money(amount, cur))
+			l.accountName(from), money(have, cur), money(amount, cur))
 	}
 	return from, Result{}
 }
@@ -102,7 +91,7 @@ func (l *Ledger) requestWithdrawal(c *RequestWithdrawal) Result {
 	if res.Code != CodeOK {
 		return res
 	}
-	to := l.namedAccount(withdrawingAccount, c.Currency)
+	to := l.withdrawingAccount(c.Currency)
 	i, row := l.withdrawals.add()
 	id := WithdrawalID(i)
 	*row = Withdrawal{ID: id, Account: from, Currency: c.Currency, Amount: c.Amount, To: c.To, State: WithdrawalOpen, Requested: l.now}
@@ -147,7 +136,7 @@ func (l *Ledger) endWithdrawal(id WithdrawalID, state WithdrawalState, text stri
 	}
 	w.State, w.Ended, w.Text = state, l.now, text
 	l.emit(EntryWithdrawalEnded).Fact = &WithdrawalEnded{ID: id, Confirmed: state == WithdrawalConfirmed, Text: text}
-	t := Transfer{Debit: l.namedAccount(withdrawingAccount, w.Currency), Credit: w.Account, Amount: w.Amount,
+	t := Transfer{Debit: l.withdrawingAccount(w.Currency), Credit: w.Account, Amount: w.Amount,
 		Reason: ReasonWithdrawReturn, Ref: ref("withdrawal", id)}
 	if state == WithdrawalConfirmed {
 		t.Credit, t.Reason, t.Ref = external(w.Currency), ReasonWithdraw, text

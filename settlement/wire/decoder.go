@@ -144,14 +144,17 @@ func (d *decoder) version(field string, known uint8) {
 	}
 }
 
-func (d *decoder) str(field string) string {
+func (d *decoder) str(field string) string { return string(d.bytes(field)) }
+
+// bytes returns a string's bytes where they are.
+func (d *decoder) bytes(field string) []byte {
 	at := d.off
 	n := d.u32(field)
 	if d.err == nil && uint64(n) > uint64(d.left()) {
 		d.fail(field, at, nil, "length %d, %d bytes left", n, d.left())
-		return ""
+		return nil
 	}
-	return string(d.take(field, int(n)))
+	return d.take(field, int(n))
 }
 
 // count reads a number of elements of at least size bytes each, and refuses
@@ -187,5 +190,9 @@ func appendBool(dst []byte, v bool) []byte {
 }
 
 func appendStr(dst []byte, s string) []byte {
+	return append(binary.LittleEndian.AppendUint32(dst, uint32(len(s))), s...)
+}
+
+func appendBytes(dst, s []byte) []byte {
 	return append(binary.LittleEndian.AppendUint32(dst, uint32(len(s))), s...)
 }

@@ -9,19 +9,23 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"iter"
 
 	"github.com/joulecloud/joule/settlement/ledger"
 )
 
-// A snapshot is its magic, its version, and frames: the head, one per row of
-// the state in the order of ledger.State (version 1, of before the first
-// release, had fewer tables), the owner's extra bytes in chunks,
-// an empty frame, then the SHA-256 of all before it. A frame is its length
-// (uint32) and its bytes.
+// A snapshot is its magic, its version, the head, the tables of ledger.State in
+// its order, the owner's extra bytes, an empty frame, and the SHA-256 of all
+// before it. All but the first and the last of these are in frames: a length
+// (uint32) and as many bytes. A table's rows stand one behind the other in
+// frames of its own, each of which ends with the first row that brings it to
+// frameBytes. (Versions 1 and 2, of before the first release, had fewer tables,
+// and a frame for each row.)
 const (
 	snapshotMagic   = "JOULESNP"
-	snapshotVersion = 2
-	frameMax        = 64 << 10
+	snapshotVersion = 3
+	frameBytes      = 64 << 10
+	frameMax        = 1 << 20
 )
 
 // ErrSnapshotDigest is returned for a snapshot whose bytes are not those that
@@ -42,34 +46,26 @@ func WriteState(w io.Writer, st *ledger.State, extra []byte) error {
 	_ = s.w.WriteByte(snapshotVersion)
 
 	s.frame(appendHead(nil, st, uint64(len(extra))))
-	for i := range st.Rates {
-		s.frame(appendRate(s.buf[:0], &st.Rates[i]))
-	}
-	for i := range st.Accounts {
-		s.frame(appendAccount(s.buf[:0], &st.Accounts[i]))
-	}
-	for i := range st.Customers {
-		s.frame(appendCustomer(s.buf[:0], &st.Customers[i]))
-	}
-	for i := range st.Suppliers {
-		s.frame(appendSupplier(s.buf[:0], &st.Suppliers[i]))
-	}
-	for i := range st.Hosts {
-		s.frame(appendHost(s.buf[:0], &st.Hosts[i]))
-	}
-	s.tables(st)
-	for row, names := range st.Leases {
-		s.frame(appendLease(s.buf[:0], row, names))
-	}
-	for k := range st.Keys {
-		s.frame(appendKey(s.buf[:0], &k))
-	}
+	writeTable(s, pointers(st.Rates), appendRate)
+	writeTable(s, pointers(st.Withdrawals), appendWithdrawal)
+	writeTable(s, pointers(st.Corrections), appendCorrection)
+	writeTable(s, pointers(st.Unbondings), appendUnbonding)
+	writeTable(s, pointers(st.Fines), appendFine)
+	writeTable(s, pointers(st.Offences), appendOffence)
+	writeTable(s, pointers(st.Marks), appendMark)
+	writeTable(s, st.Balances.Rows, appendBalance)
+	writeTable(s, st.Customers.Rows, appendCustomer)
+	writeTable(s, st.Suppliers.Rows, appendSupplier)
+	writeTable(s, st.Hosts.Rows, appendHost)
+	writeTable(s, st.Jobs.Rows, appendJob)
+	writeTable(s, st.Leases.Rows, appendLease)
+	writeTable(s, st.Keys.Rows, appendKey)
 	for len(extra) > 0 {
-		n := min(len(extra), frameMax)
-		s.frame(append(s.buf[:0], extra[:n]...))
+		n := min(len(extra), frameBytes)
+		s.frame(extra[:n])
 		extra = extra[n:]
 	}
-	s.frame(s.buf[:0])
+	s.frame(nil)
 	if err := s.w.Flush(); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
@@ -87,11 +83,34 @@ type snapshotWriter struct {
 }
 
 func (s *snapshotWriter) frame(b []byte) {
-	s.buf = b
 	var n [4]byte
 	binary.LittleEndian.PutUint32(n[:], uint32(len(b)))
 	_, _ = s.w.Write(n[:])
 	_, _ = s.w.Write(b)
+}
+
+func writeTable[T any](s *snapshotWriter, rows iter.Seq[*T], add func([]byte, *T) []byte) {
+	b := s.buf[:0]
+	for row := range rows {
+		if b = add(b, row); len(b) >= frameBytes {
+			s.frame(b)
+			b = b[:0]
+		}
+	}
+	if len(b) > 0 {
+		s.frame(b)
+	}
+	s.buf = b
+}
+
+func pointers[T any](rows []T) iter.Seq[*T] {
+	return func(yield func(*T) bool) {
+		for i := range rows {
+			if !yield(&rows[i]) {
+				return
+			}
+		}
+	}
 }
 
 // ReadSnapshot is the inverse of WriteSnapshot. r must hold the snapshot and
@@ -176,32 +195,23 @@ func (s *snapshotReader) read() (*ledger.Ledger, []byte, error) {
 	st := new(ledger.State)
 	var h snapshotHead
 	s.frame("head", func(d *decoder) { h = d.head(st) })
-	readRows(s, "rates", h.rates, &st.Rates, (*decoder).rate)
-	readRows(s, "accounts", h.accounts, &st.Accounts, (*decoder).account)
-	readRows(s, "customers", h.customers, &st.Customers, (*decoder).customer)
-	readRows(s, "suppliers", h.suppliers, &st.Suppliers, (*decoder).supplier)
-	readRows(s, "hosts", h.hosts, &st.Hosts, (*decoder).host)
-	s.tables(&h.tables, st)
+	readTable(s, "rates", h.rates, &st.Rates, (*decoder).rate)
+	readTable(s, "withdrawals", h.withdrawals, &st.Withdrawals, (*decoder).withdrawal)
+	readTable(s, "corrections", h.corrections, &st.Corrections, (*decoder).correction)
+	readTable(s, "unbondings", h.unbondings, &st.Unbondings, (*decoder).unbonding)
+	readTable(s, "fines", h.fines, &st.Fines, (*decoder).fine)
+	readTable(s, "offences", h.offences, &st.Offences, (*decoder).offence)
+	readTable(s, "marks", h.marks, &st.Marks, (*decoder).mark)
 	if s.err != nil {
 		return nil, nil, s.err
 	}
-	st.Leases = func(yield func(*ledger.LeaseRow, *ledger.LeaseNames) bool) {
-		for range st.LeaseCount {
-			var row ledger.LeaseRow
-			var names ledger.LeaseNames
-			if !s.frame("lease", func(d *decoder) { d.lease(&row, &names) }) || !yield(&row, &names) {
-				return
-			}
-		}
-	}
-	st.Keys = func(yield func(ledger.KeyState) bool) {
-		for range st.KeyCount {
-			var k ledger.KeyState
-			if !s.frame("key", func(d *decoder) { d.key(&k) }) || !yield(k) {
-				return
-			}
-		}
-	}
+	stream(s, "accounts", &st.Balances, new(int64), (*decoder).balance)
+	stream(s, "customers", &st.Customers, new(ledger.CustomerState), (*decoder).customer)
+	stream(s, "suppliers", &st.Suppliers, new(ledger.SupplierState), (*decoder).supplier)
+	stream(s, "hosts", &st.Hosts, new(ledger.HostState), (*decoder).host)
+	stream(s, "jobs", &st.Jobs, new(ledger.JobState), (*decoder).job)
+	stream(s, "leases", &st.Leases, &ledger.LeaseState{Row: new(ledger.LeaseRow)}, (*decoder).lease)
+	stream(s, "keys", &st.Keys, new(ledger.KeyState), (*decoder).key)
 	l, err := ledger.FromState(st)
 	if err != nil || s.err != nil {
 		return nil, nil, errors.Join(s.err, err)
@@ -215,8 +225,8 @@ func (s *snapshotReader) tail(size uint64) ([]byte, error) {
 	var extra []byte
 	for left := size; left > 0; left = size - uint64(len(extra)) {
 		if !s.frame("extra", func(d *decoder) {
-			if n := d.left(); uint64(n) != min(left, frameMax) {
-				d.fail("length", d.off, nil, "got %d bytes, want %d", n, min(left, frameMax))
+			if n := d.left(); uint64(n) != min(left, frameBytes) {
+				d.fail("length", d.off, nil, "got %d bytes, want %d", n, min(left, frameBytes))
 			}
 			extra = append(extra, d.take("bytes", d.left())...)
 		}) {
@@ -240,14 +250,43 @@ func (s *snapshotReader) tail(size uint64) ([]byte, error) {
 	return extra, nil
 }
 
-// readRows appends rows one by one: the count is not trusted with an
-// allocation.
-func readRows[T any](s *snapshotReader, what string, n uint64, rows *[]T, decode func(*decoder, *T)) {
-	for range n {
-		var row T
-		if !s.frame(what, func(d *decoder) { decode(d, &row) }) {
+// rows reads a table of n rows, each into row.
+func rows[T any](s *snapshotReader, what string, n uint64, row *T, decode func(*decoder, *T), yield func(*T) bool) {
+	for i := uint64(0); i < n && s.err == nil; {
+		stopped := false
+		s.frame(what, func(d *decoder) {
+			for i < n && d.off < frameBytes && (d.left() > 0 || d.off == 0) {
+				d.at(int(i))
+				if decode(d, row); d.err != nil {
+					return
+				}
+				i++
+				if stopped = !yield(row); stopped {
+					return
+				}
+			}
+			if i < n && d.off < frameBytes {
+				d.fail("end", d.off, nil, "the frame ends after %d bytes, %d rows are to come", d.off, n-i)
+			}
+		})
+		if stopped {
+			s.err = nil // whoever reads the rows has an error of its own
 			return
 		}
-		*rows = append(*rows, row)
 	}
+}
+
+// readTable appends rows one by one: the count is not trusted with an
+// allocation.
+func readTable[T any](s *snapshotReader, what string, n uint64, into *[]T, decode func(*decoder, *T)) {
+	rows(s, what, n, new(T), decode, func(row *T) bool {
+		*into = append(*into, *row)
+		return true
+	})
+}
+
+// stream makes a table that is read while the ledger is made of it. One that
+// ends too early leaves why in s.err.
+func stream[T any](s *snapshotReader, what string, t *ledger.Table[T], row *T, decode func(*decoder, *T)) {
+	t.Rows = func(yield func(*T) bool) { rows(s, what, t.Count, row, decode, yield) }
 }

@@ -2,11 +2,6 @@ package wire
 
 import "github.com/joulecloud/joule/settlement/ledger"
 
-// snapshotTables counts the rows of the tables that stand behind the hosts.
-type snapshotTables struct {
-	withdrawals, corrections, unbondings, fines, offences, marks uint64
-}
-
 func appendPolicy(dst []byte, p *ledger.Policy) []byte {
 	dst = appendU32(dst, p.FeePPM)
 	dst = appendU32(dst, p.SliceMs)
@@ -17,67 +12,6 @@ func appendPolicy(dst []byte, p *ledger.Policy) []byte {
 
 func (d *decoder) policy() ledger.Policy {
 	return ledger.Policy{FeePPM: d.u32("fee_ppm"), SliceMs: d.u32("slice_ms"), Guard: d.guard(), Stake: d.stakePolicy(), Fines: d.schedule()}
-}
-
-// appendGuarded appends what the guard of the rate remembers, and the counts of
-// the tables.
-func appendGuarded(dst []byte, st *ledger.State) []byte {
-	dst = appendU32(dst, uint32(st.InForce))
-	dst = append(dst, byte(st.Paused))
-	dst = appendI64(dst, int64(st.PausedSince))
-	dst = appendU32(dst, uint32(st.OverrideRate))
-	dst = appendI64(dst, int64(st.OverrideUntil))
-	dst = appendU64(dst, uint64(st.ConvertNext))
-	for _, n := range []int{len(st.Withdrawals), len(st.Corrections), len(st.Unbondings), len(st.Fines), len(st.Offences), len(st.Marks)} {
-		dst = appendU64(dst, uint64(n))
-	}
-	return dst
-}
-
-func (d *decoder) guarded(st *ledger.State) (n snapshotTables) {
-	st.InForce = ledger.RateID(d.u32("in_force"))
-	st.Paused = ledger.PauseReason(d.u8("paused"))
-	st.PausedSince = ledger.Time(d.i64("paused_since"))
-	st.OverrideRate = ledger.RateID(d.u32("override_rate"))
-	st.OverrideUntil = ledger.Time(d.i64("override_until"))
-	st.ConvertNext = ledger.LeaseID(d.u64("convert_next"))
-	n.withdrawals = d.u64("withdrawals")
-	n.corrections = d.u64("corrections")
-	n.unbondings = d.u64("unbondings")
-	n.fines = d.u64("fines")
-	n.offences = d.u64("offences")
-	n.marks = d.u64("marks")
-	return n
-}
-
-func (s *snapshotWriter) tables(st *ledger.State) {
-	for i := range st.Withdrawals {
-		s.frame(appendWithdrawal(s.buf[:0], &st.Withdrawals[i]))
-	}
-	for i := range st.Corrections {
-		s.frame(appendCorrection(s.buf[:0], &st.Corrections[i]))
-	}
-	for i := range st.Unbondings {
-		s.frame(appendUnbonding(s.buf[:0], &st.Unbondings[i]))
-	}
-	for i := range st.Fines {
-		s.frame(appendFine(s.buf[:0], &st.Fines[i]))
-	}
-	for i := range st.Offences {
-		s.frame(appendOffence(s.buf[:0], &st.Offences[i]))
-	}
-	for i := range st.Marks {
-		s.frame(appendMark(s.buf[:0], &st.Marks[i]))
-	}
-}
-
-func (s *snapshotReader) tables(n *snapshotTables, st *ledger.State) {
-	readRows(s, "withdrawals", n.withdrawals, &st.Withdrawals, (*decoder).withdrawal)
-	readRows(s, "corrections", n.corrections, &st.Corrections, (*decoder).correction)
-	readRows(s, "unbondings", n.unbondings, &st.Unbondings, (*decoder).unbonding)
-	readRows(s, "fines", n.fines, &st.Fines, (*decoder).fine)
-	readRows(s, "offences", n.offences, &st.Offences, (*decoder).offence)
-	readRows(s, "marks", n.marks, &st.Marks, (*decoder).mark)
 }
 
 func appendWithdrawal(dst []byte, w *ledger.Withdrawal) []byte {

@@ -116,7 +116,7 @@ func TestSnapshotDamage(t *testing.T) {
 		t.Errorf("a trailing byte: got %v", err)
 	}
 	b := bytes.Clone(good)
-	b[8] = 3
+	b[8] = 2
 	if _, _, err := wire.ReadSnapshot(bytes.NewReader(b)); !errors.Is(err, wire.ErrUnknownVersion) {
 		t.Errorf("another version: got %v, want ErrUnknownVersion", err)
 	}
