@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -143,5 +144,11 @@ func patched(b []byte, at int, patch []byte, index bool) []byte {
 		content = append(content, p[:pageBody]...)
 	}
 	copy(content[min(at, len(content)):], patch)
-	return appendPages(nil, content)
+	var out bytes.Buffer
+	w := newPageWriter(&out)
+	w.write(content)
+	if err := w.finish(); err != nil {
+		panic(err) // a buffer takes everything
+	}
+	return out.Bytes()
 }

@@ -184,7 +184,7 @@ func indexSegment(fs FS, seg segment) (*memPart, error) {
 // storeIndex writes an index file and opens it.
 func storeIndex(fs FS, dir, segment string, meta indexMeta, m *memPart) (*diskPart, error) {
 	path := indexPath(segment)
-	if err := writeIndex(fs, dir, path, encodeIndex(meta, m)); err != nil {
+	if err := writeIndex(fs, dir, path, func(w *pageWriter) { encodeIndex(w, meta, m) }); err != nil {
 		return nil, err
 	}
 	return openIndex(fs, path)

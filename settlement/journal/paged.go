@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 )
 
 // An index file is made of pages that carry a checksum each, so that a lookup
@@ -20,17 +21,59 @@ func pageSum(number uint32, body []byte) uint32 {
 	return crc32.Update(crc32.Checksum(n[:], castagnoli), castagnoli, body)
 }
 
-// appendPages cuts content into pages; the last one is filled up with zeros.
-func appendPages(dst, content []byte) []byte {
-	for n := uint32(0); len(content) > 0; n++ {
-		start := len(dst)
-		k := min(len(content), pageBody)
-		dst = append(dst, content[:k]...)
-		dst = append(dst, make([]byte, pageBody-k)...)
-		dst = binary.LittleEndian.AppendUint32(dst, pageSum(n, dst[start:]))
-		content = content[k:]
+// pageWriter cuts what is written to it into pages. Its first error stands, and
+// finish returns it.
+type pageWriter struct {
+	w      io.Writer
+	buf    []byte // whole pages and the one that grows
+	start  int    // of the one that grows
+	number uint32 // its
+	err    error
+}
+
+// pagesPerWrite is how many pages go to the file at once.
+const pagesPerWrite = 16
+
+func newPageWriter(w io.Writer) *pageWriter {
+	return &pageWriter{w: w, buf: make([]byte, 0, pagesPerWrite*pageSize)}
+}
+
+func (p *pageWriter) write(b []byte) {
+	for len(b) > 0 {
+		k := min(len(b), pageBody-(len(p.buf)-p.start))
+		p.buf, b = append(p.buf, b[:k]...), b[k:]
+		if len(p.buf)-p.start == pageBody {
+			p.seal()
+		}
 	}
-	return dst
+}
+
+// seal ends a page.
+func (p *pageWriter) seal() {
+	p.buf = binary.LittleEndian.AppendUint32(p.buf, pageSum(p.number, p.buf[p.start:]))
+	p.number++
+	if p.start = len(p.buf); p.start == cap(p.buf) {
+		p.flush()
+	}
+}
+
+func (p *pageWriter) flush() {
+	if p.err == nil {
+		_, p.err = p.w.Write(p.buf)
+	}
+	p.buf, p.start = p.buf[:0], 0
+}
+
+// finish fills the last page up with zeros and writes it.
+func (p *pageWriter) finish() error {
+	if n := len(p.buf) - p.start; n > 0 {
+		p.buf = append(p.buf, make([]byte, pageBody-n)...)
+		p.seal()
+	}
+	if len(p.buf) > 0 {
+		p.flush()
+	}
+	return p.err
 }
 
 // indexError says that an index file cannot be used as it is. The index is

@@ -48,64 +48,92 @@ type indexMeta struct {
 
 func indexPath(segment string) string { return strings.TrimSuffix(segment, ".jl") + ".jx" }
 
-// row is a key and its data.
-type row struct {
-	key  uint64
+// rowList is a section in the making: keys, and where their rows stand in data.
+type rowList struct {
+	rows []row
 	data []byte
 }
 
-// encodeIndex returns the content of the index file of a full segment.
-func encodeIndex(meta indexMeta, m *memPart) []byte {
-	var lists [sections][]row
-	// There are many leases: their rows share what they are encoded into.
-	lists[sectionLeases] = make([]row, 0, len(m.leases.ids))
-	shared := make([]byte, 0, 4*len(m.leases.ids))
+type row struct {
+	key      uint64
+	from, to uint32 // in data
+}
+
+// add adds a row; encode appends its data.
+func (l *rowList) add(key uint64, encode func([]byte) []byte) {
+	from := uint32(len(l.data))
+	l.data = encode(l.data)
+	l.rows = append(l.rows, row{key, from, uint32(len(l.data))})
+}
+
+// rowLists returns what the sections hold, each sorted by key.
+func rowLists(m *memPart) (lists [sections]rowList) {
+	leases := &lists[sectionLeases]
+	leases.rows = make([]row, 0, len(m.leases.ids))
+	leases.data = make([]byte, 0, 5*len(m.leases.ids)) // most have one block
 	for at, id := range m.leases.ids {
-		r := m.row(uint32(at))
-		start := len(shared)
-		data := binary.AppendUvarint(shared, uint64(r.n))
-		last := uint32(0)
-		for b := range r.each() {
-			data = binary.AppendUvarint(data, uint64(b-last))
-			last = b
-		}
-		if r.sum != nil {
-			sum, err := r.sum.entries()
-			if err != nil {
-				panic(fmt.Sprintf("journal: decode an entry of its own: %v", err))
-			}
-			for i := range sum {
-				e := wire.AppendEntry(nil, &sum[i])
-				data = binary.AppendUvarint(data, uint64(len(e)))
-				data = append(data, e...)
-			}
-		}
-		shared = data
-		lists[sectionLeases] = append(lists[sectionLeases], row{uint64(id), data[start:len(data):len(data)]})
+		leases.add(uint64(id), m.row(uint32(at)).encode)
 	}
 	for id, moves := range m.accounts {
-		// The sum first: most lookups want no more.
-		data := binary.AppendVarint(nil, (*moves)[len(*moves)-1].after)
-		var last move
-		for _, mv := range *moves {
-			data = binary.AppendUvarint(data, uint64(mv.block-last.block))
-			data = binary.AppendVarint(data, mv.after-last.after)
-			last = mv
-		}
-		lists[sectionAccounts] = append(lists[sectionAccounts], row{uint64(id), data})
+		lists[sectionAccounts].add(uint64(id), func(data []byte) []byte { return encodeMoves(data, *moves) })
 	}
 	for t, section := range [tables]int{sectionCustomers, sectionHosts} {
 		for key, ids := range m.lists[t] {
-			var data []byte
-			var last ledger.LeaseID
-			for _, id := range *ids {
-				data = binary.AppendUvarint(data, uint64(id-last))
-				last = id
-			}
-			lists[section] = append(lists[section], row{key, data})
+			lists[section].add(key, func(data []byte) []byte {
+				var last ledger.LeaseID
+				for _, id := range *ids {
+					data = binary.AppendUvarint(data, uint64(id-last))
+					last = id
+				}
+				return data
+			})
 		}
 	}
+	for i := range lists {
+		slices.SortFunc(lists[i].rows, func(a, b row) int { return cmp.Compare(a.key, b.key) })
+	}
+	return lists
+}
 
+func (r *leaseRow) encode(data []byte) []byte {
+	data = binary.AppendUvarint(data, uint64(r.n))
+	last := uint32(0)
+	for b := range r.each() {
+		data = binary.AppendUvarint(data, uint64(b-last))
+		last = b
+	}
+	if r.sum == nil {
+		return data
+	}
+	sum, err := r.sum.entries()
+	if err != nil {
+		panic(fmt.Sprintf("journal: decode an entry of its own: %v", err))
+	}
+	for i := range sum {
+		e := wire.AppendEntry(nil, &sum[i])
+		data = binary.AppendUvarint(data, uint64(len(e)))
+		data = append(data, e...)
+	}
+	return data
+}
+
+// encodeMoves puts the sum first: most lookups want no more.
+func encodeMoves(data []byte, moves []move) []byte {
+	data = binary.AppendVarint(data, moves[len(moves)-1].after)
+	var last move
+	for _, mv := range moves {
+		data = binary.AppendUvarint(data, uint64(mv.block-last.block))
+		data = binary.AppendVarint(data, mv.after-last.after)
+		last = mv
+	}
+	return data
+}
+
+// encodeIndex writes the content of the index file of a full segment, in small
+// parts: in one piece it would be fresh memory for each segment, which costs
+// more than all the rest.
+func encodeIndex(w *pageWriter, meta indexMeta, m *memPart) {
+	lists := rowLists(m)
 	le := binary.LittleEndian
 	out := append(make([]byte, 0, indexHeaderSize), indexMagic...)
 	out = le.AppendUint64(out, meta.first)
@@ -114,42 +142,43 @@ func encodeIndex(meta indexMeta, m *memPart) []byte {
 	out = le.AppendUint32(out, meta.entries)
 	out = append(out, meta.digest[:]...)
 	at := uint64(indexHeaderSize + blockRefSize*len(m.blocks))
-	for _, rows := range lists {
+	for _, l := range lists {
 		out = le.AppendUint64(out, at)
-		out = le.AppendUint64(out, uint64(len(rows)))
-		at += uint64(keySize*len(rows) + 8*fences(len(rows)))
-		for i := range rows {
-			at += uint64(len(rows[i].data))
+		out = le.AppendUint64(out, uint64(len(l.rows)))
+		at += uint64(keySize*len(l.rows) + 8*fences(len(l.rows)) + len(l.data))
+	}
+	w.write(out)
+	var b [blockRefSize]byte
+	for _, ref := range m.blocks {
+		le.PutUint32(b[:], ref.offset)
+		le.PutUint32(b[4:], ref.before)
+		le.PutUint64(b[8:], uint64(ref.time))
+		w.write(b[:])
+	}
+	at = uint64(indexHeaderSize + blockRefSize*len(m.blocks))
+	for _, l := range lists {
+		at += uint64(keySize*len(l.rows) + 8*fences(len(l.rows)))
+		for _, r := range l.rows {
+			le.PutUint64(b[:], r.key)
+			le.PutUint64(b[8:], at)
+			w.write(b[:keySize])
+			at += uint64(r.to - r.from)
+		}
+		for i := 0; i < len(l.rows); i += fenceEvery {
+			le.PutUint64(b[:], l.rows[i].key)
+			w.write(b[:8])
+		}
+		for _, r := range l.rows {
+			w.write(l.data[r.from:r.to])
 		}
 	}
-	for _, b := range m.blocks {
-		out = le.AppendUint32(out, b.offset)
-		out = le.AppendUint32(out, b.before)
-		out = le.AppendUint64(out, uint64(b.time))
-	}
-	for _, rows := range lists {
-		slices.SortFunc(rows, func(a, b row) int { return cmp.Compare(a.key, b.key) })
-		data := uint64(len(out) + keySize*len(rows) + 8*fences(len(rows)))
-		for _, r := range rows {
-			out = le.AppendUint64(out, r.key)
-			out = le.AppendUint64(out, data)
-			data += uint64(len(r.data))
-		}
-		for i := 0; i < len(rows); i += fenceEvery {
-			out = le.AppendUint64(out, rows[i].key)
-		}
-		for _, r := range rows {
-			out = append(out, r.data...)
-		}
-	}
-	return out
 }
 
 func fences(keys int) int { return (keys + fenceEvery - 1) / fenceEvery }
 
 // writeIndex writes a segment's index file in place of any there is. A crash
 // may leave it torn, which its pages' checksums tell.
-func writeIndex(fs FS, dir, path string, content []byte) error {
+func writeIndex(fs FS, dir, path string, encode func(*pageWriter)) error {
 	if err := fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("replace journal index: %w", err)
 	}
@@ -157,8 +186,9 @@ func writeIndex(fs FS, dir, path string, content []byte) error {
 	if err != nil {
 		return fmt.Errorf("create journal index: %w", err)
 	}
-	_, err = f.Write(appendPages(nil, content))
-	if err == nil {
+	w := newPageWriter(f)
+	encode(w)
+	if err = w.finish(); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
