@@ -111,25 +111,16 @@ func TestFundsStop(t *testing.T) {
 
 func TestClosedLeaseStopsItsTask(t *testing.T) {
 	r := newRig(t)
-	r.srv.Set(func(h *sessiontest.Hooks) {
-		h.Batch = func(_ int, b *wire.UsageBatch) sessiontest.Action {
-			for i := range b.Records {
-				b.Records[i].Lease += 1000 // which the server doesn't know
-			}
-			return sessiontest.Normal
-		}
-	})
-	r.start()
-	req := request(1)
-	r.run(req)
-	// The outcome names another lease, so the batch counts as unanswered; with
-	// the records as they are the lease is closed by its first final record.
+	// The server takes the first record for the lease's last.
 	r.srv.Set(func(h *sessiontest.Hooks) {
 		h.Batch = func(_ int, b *wire.UsageBatch) sessiontest.Action {
 			b.Records[0].Final = true
 			return sessiontest.Normal
 		}
 	})
+	r.start()
+	req := request(1)
+	r.run(req)
 	st, err := r.client.Wait(t.Context(), req.ID)
 	if err != nil || st.Exit.Reason != "stopped: the settlement cluster has closed the lease" {
 		t.Errorf("got %+v, %v", st, err)

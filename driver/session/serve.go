@@ -135,11 +135,8 @@ func (st *stream) takeBatchAck(ack *joulev1.BatchAck) (useful bool, err error) {
 	if st.flight == nil || ack.GetNumber() != st.batch {
 		return false, nil // an answer given twice, or to a batch given up
 	}
-	sent := make(map[Outcome]bool, len(st.flight))
-	for _, r := range st.flight {
-		sent[Outcome{Lease: r.Lease, Seq: r.Seq}] = true
-	}
-	total := len(st.flight)
+	sent := st.flight
+	total := len(sent)
 	st.release()
 	if e := ack.GetError(); e != nil {
 		st.s.log.Warn("batch turned away, its records will be sent again",
@@ -147,15 +144,16 @@ func (st *stream) takeBatchAck(ack *joulev1.BatchAck) (useful bool, err error) {
 		st.restAtLeast(time.Duration(e.GetRetryAfterMs()) * time.Millisecond)
 		return false, nil
 	}
+	statuses := ack.GetStatuses()
+	if len(statuses) != total {
+		return false, fmt.Errorf("%s: answered a batch of %d records with %d outcomes", st.srv.url, total, len(statuses))
+	}
 	settled := make([]Outcome, 0, total)
-	for _, r := range ack.GetRecords() {
-		id := Outcome{Lease: wire.LeaseID(r.GetLeaseId()), Seq: r.GetSeq()}
-		if !sent[id] || r.GetStatus() == joulev1.RecordStatus_RECORD_STATUS_UNSPECIFIED {
-			continue
+	for i, status := range statuses {
+		// One that says nothing leaves the record to be sent again.
+		if status != joulev1.RecordStatus_RECORD_STATUS_UNSPECIFIED {
+			settled = append(settled, Outcome{Lease: sent[i].Lease, Seq: sent[i].Seq, Status: status})
 		}
-		delete(sent, id)
-		id.Status = r.GetStatus()
-		settled = append(settled, id)
 	}
 	if len(settled) == 0 {
 		return false, fmt.Errorf("%s: answered a batch of %d records with the outcome of none", st.srv.url, total)

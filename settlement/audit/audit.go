@@ -3,7 +3,6 @@ package audit
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
@@ -214,7 +213,7 @@ func (a *auditor) signatures(b *wire.Block) {
 			continue
 		}
 		a.buf = wire.AppendBatch(a.buf[:0], batch.Host, batch.Boot, batch.Records)
-		if !ed25519.Verify(host.PublicKey[:], wire.BatchSigningBytes(a.buf), batch.Signature[:]) {
+		if !wire.VerifyBatch(host.PublicKey[:], a.buf, batch.Signature[:]) {
 			a.r.find(CheckSignatures, b.Seq, 0, "a usage batch of %d records is not signed by the key of host %q", len(batch.Records), host.Name)
 		}
 	}

@@ -114,8 +114,8 @@ func (h *hostSession) settle(r ledger.Record) joulev1.RecordStatus {
 		h.up(&joulev1.SessionUp{Message: &joulev1.SessionUp_UsageBatch{UsageBatch: &joulev1.UsageBatch{
 			Number: h.number, Batch: b, Signature: ed25519.Sign(h.key, wire.BatchSigningBytes(b))}}})
 		ack := h.down().GetBatchAck()
-		if ack.GetError() == nil && len(ack.GetRecords()) == 1 {
-			return ack.Records[0].Status
+		if ack.GetError() == nil && len(ack.GetStatuses()) == 1 {
+			return ack.Statuses[0]
 		}
 		if time.Now().After(deadline) {
 			h.t.Fatalf("record %d: got %v", r.Seq, ack)

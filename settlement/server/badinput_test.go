@@ -377,7 +377,7 @@ func TestBadSessions(t *testing.T) {
 		t.Errorf("bad sessions changed the ledger from %s to %s", before, now)
 	}
 	b := good.batch(record(lease.LeaseId, 1, 10))
-	if ack := good.send(b, f.signBy(b)); ack.Records[0].Status != joulev1.RecordStatus_RECORD_STATUS_WRONG_HOST {
+	if ack := good.send(b, f.signBy(b)); ack.Statuses[0] != joulev1.RecordStatus_RECORD_STATUS_WRONG_HOST {
 		t.Errorf("the other host's session: got %v, want it served still", ack)
 	}
 }

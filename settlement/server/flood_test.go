@@ -82,7 +82,7 @@ func TestFlood(t *testing.T) {
 		r := record(lease.LeaseId, 1, 1)
 		for n := range records {
 			b := s.batch(r)
-			if ack := s.send(b, s.sign(b)); ack.Error != nil || ack.Records[0].Status != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
+			if ack := s.send(b, s.sign(b)); ack.Error != nil || ack.Statuses[0] != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
 				t.Errorf("a host's batch beside the flood: got %v", ack)
 			}
 			r = chained(r, record(lease.LeaseId, uint64(n+2), uint64(n+2)))

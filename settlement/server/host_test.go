@@ -39,11 +39,11 @@ func TestUsageBatches(t *testing.T) {
 	first := s.batch(r1)
 
 	ack := s.send(first, s.sign(first))
-	if ack.Error != nil || ack.Records[0].Status != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
+	if ack.Error != nil || ack.Statuses[0] != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
 		t.Fatalf("got %v, want the first record accepted", ack)
 	}
 	third := s.batch(r3)
-	if ack := s.send(third, s.sign(third)); ack.Records[0].Status != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
+	if ack := s.send(third, s.sign(third)); ack.Statuses[0] != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
 		t.Fatalf("got %v, want a record after a gap accepted", ack)
 	}
 	before := f.charged(lease.LeaseId)
@@ -89,8 +89,8 @@ func TestUsageBatches(t *testing.T) {
 			if got := ack.GetError().GetReason(); got != tc.reason {
 				t.Fatalf("got error %v, want reason %v", ack.Error, tc.reason)
 			}
-			if tc.reason == 0 && (len(ack.Records) != 1 || ack.Records[0].Status != tc.status) {
-				t.Errorf("got %v, want %v", ack.Records, tc.status)
+			if tc.reason == 0 && (len(ack.Statuses) != 1 || ack.Statuses[0] != tc.status) {
+				t.Errorf("got %v, want %v", ack.Statuses, tc.status)
 			}
 			if got := f.charged(lease.LeaseId); got != before {
 				t.Errorf("charged %d nUSD, want still %d", got, before)
@@ -112,7 +112,7 @@ func TestUsageBatches(t *testing.T) {
 	r4 := chained(r3, record(lease.LeaseId, 4, 400))
 	r4.Final = true
 	last := s.batch(r4)
-	if ack := s.send(last, s.sign(last)); ack.Error != nil || ack.Records[0].Status != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
+	if ack := s.send(last, s.sign(last)); ack.Error != nil || ack.Statuses[0] != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
 		t.Errorf("got %v, want the last record accepted", ack)
 	}
 }

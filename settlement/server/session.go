@@ -315,13 +315,9 @@ func (s *Server) settle(ctx context.Context, sess *session, b *joulev1.UsageBatc
 		s.log.LogAttrs(ctx, slog.LevelWarn, "usage batch refused",
 			slog.String("host", sess.host.Name), slog.Any("error", err))
 	}
-	// One allocation for all: a batch has a thousand.
-	acks := make([]joulev1.RecordAck, len(results))
-	ack.Records = make([]*joulev1.RecordAck, len(results))
+	ack.Statuses = make([]joulev1.RecordStatus, len(results))
 	for i := range results {
-		r, a := &results[i], &acks[i]
-		a.LeaseId, a.Seq, a.Status = uint64(r.Lease), r.Seq, joulev1.RecordStatus(r.Status)
-		ack.Records[i] = a
+		ack.Statuses[i] = joulev1.RecordStatus(results[i].Status)
 	}
 	if err := sess.send(&joulev1.SessionDown{Message: &joulev1.SessionDown_BatchAck{BatchAck: ack}}); err != nil {
 		return err
@@ -340,8 +336,7 @@ func (s *Server) settle(ctx context.Context, sess *session, b *joulev1.UsageBatc
 
 func (s *Server) apply(ctx context.Context, sess *session, b *joulev1.UsageBatch) ([]ledger.RecordResult, error) {
 	cmd := &wire.SignedBatch{Batch: b.Batch}
-	if len(b.Signature) != len(cmd.Signature) ||
-		!ed25519.Verify(sess.host.PublicKey[:], wire.BatchSigningBytes(b.Batch), b.Signature) {
+	if !wire.VerifyBatch(sess.host.PublicKey[:], b.Batch, b.Signature) {
 		return nil, refuse(joulev1.ErrorReason_ERROR_REASON_BAD_SIGNATURE,
 			"usage batch %d: signature is not of host %q", b.Number, sess.host.Name)
 	}

@@ -2,6 +2,7 @@ package wire_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -392,5 +393,34 @@ func TestDecodeReusesMemory(t *testing.T) {
 		}
 	}); got != 0 {
 		t.Errorf("decoding a batch into the same value allocates %.1f times, want 0", got)
+	}
+}
+
+// A batch's signature is over its digest; one over the batch itself, as it was
+// made at first, still counts. Neither counts for another batch or key.
+func TestVerifyBatch(t *testing.T) {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	other := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize))
+	batch := []byte("a batch")
+	first := ed25519.Sign(key, []byte("joule usage batch v1\x00a batch"))
+	now := ed25519.Sign(key, wire.BatchSigningBytes(batch))
+	for name, tc := range map[string]struct {
+		key       ed25519.PrivateKey
+		batch     string
+		signature []byte
+		want      bool
+	}{
+		"version 1":                {key, "a batch", first, true},
+		"version 2":                {key, "a batch", now, true},
+		"of another batch":         {key, "b batch", now, false},
+		"of another, version 1":    {key, "b batch", first, false},
+		"of another key":           {other, "a batch", now, false},
+		"cut short":                {key, "a batch", now[:63], false},
+		"none":                     {key, "a batch", nil, false},
+		"over the batch, labelled": {key, "a batch", ed25519.Sign(key, []byte("joule usage batch v2\x00a batch")), false},
+	} {
+		if got := wire.VerifyBatch(tc.key.Public().(ed25519.PublicKey), []byte(tc.batch), tc.signature); got != tc.want {
+			t.Errorf("%s: got %v, want %v", name, got, tc.want)
+		}
 	}
 }

@@ -211,7 +211,7 @@ func (s *Server) takeBatch(ctx context.Context, st *stream, host string, ub *jou
 		return err
 	}
 	s.mu.Lock()
-	if !ed25519.Verify(s.keys[host], wire.BatchSigningBytes(ub.GetBatch()), ub.GetSignature()) {
+	if !wire.VerifyBatch(s.keys[host], ub.GetBatch(), ub.GetSignature()) {
 		s.violation("bad batch signature")
 	}
 	if len(b.Records) == 0 || len(b.Records) > 1024 || len(ub.GetBatch()) > 128<<10 {
@@ -234,8 +234,7 @@ func (s *Server) takeBatch(ctx context.Context, st *stream, host string, ub *jou
 	if action.Apply {
 		s.mu.Lock()
 		for i := range b.Records {
-			r := &b.Records[i]
-			ack.Records = append(ack.Records, &joulev1.RecordAck{LeaseId: uint64(r.Lease), Seq: r.Seq, Status: s.judge(host, r)})
+			ack.Statuses = append(ack.Statuses, s.judge(host, &b.Records[i]))
 		}
 		s.note()
 		s.mu.Unlock()

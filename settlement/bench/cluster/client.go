@@ -275,12 +275,12 @@ func (x *host) send(b signed) error {
 		return fmt.Errorf("got %T, want an acknowledgement", m.Message)
 	case ack.Error != nil:
 		return fmt.Errorf("batch refused: %s", ack.Error.Message)
-	case ack.Number != x.number || len(ack.Records) != b.n:
-		return fmt.Errorf("acknowledgement of batch %d with %d records, want %d with %d", ack.Number, len(ack.Records), x.number, b.n)
+	case ack.Number != x.number || len(ack.Statuses) != b.n:
+		return fmt.Errorf("acknowledgement of batch %d with %d records, want %d with %d", ack.Number, len(ack.Statuses), x.number, b.n)
 	}
-	for _, r := range ack.Records {
-		if r.Status != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
-			return fmt.Errorf("lease %d record %d: %s", r.LeaseId, r.Seq, r.Status)
+	for i, status := range ack.Statuses {
+		if status != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
+			return fmt.Errorf("batch %d, record %d: %s", ack.Number, i, status)
 		}
 	}
 	return nil

@@ -1395,12 +1395,14 @@ func (x *UsageBatch) GetSignature() []byte {
 }
 
 // BatchAck says that the batch is committed (durable on a majority), or why
-// not. With an error nothing of the batch was applied.
+// not. With an error nothing of the batch was applied. Otherwise statuses has
+// the outcome of each of the batch's records, in their order. Every outcome is
+// final: the host may forget the record.
 type BatchAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Records       []*RecordAck           `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
 	Error         *Error                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Statuses      []RecordStatus         `protobuf:"varint,4,rep,packed,name=statuses,proto3,enum=joule.v1.RecordStatus" json:"statuses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1442,13 +1444,6 @@ func (x *BatchAck) GetNumber() uint64 {
 	return 0
 }
 
-func (x *BatchAck) GetRecords() []*RecordAck {
-	if x != nil {
-		return x.Records
-	}
-	return nil
-}
-
 func (x *BatchAck) GetError() *Error {
 	if x != nil {
 		return x.Error
@@ -1456,66 +1451,11 @@ func (x *BatchAck) GetError() *Error {
 	return nil
 }
 
-// RecordAck is the outcome of one record. Every outcome is final: the host may
-// forget the record.
-type RecordAck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	LeaseId       uint64                 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
-	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
-	Status        RecordStatus           `protobuf:"varint,3,opt,name=status,proto3,enum=joule.v1.RecordStatus" json:"status,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RecordAck) Reset() {
-	*x = RecordAck{}
-	mi := &file_joule_v1_host_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RecordAck) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RecordAck) ProtoMessage() {}
-
-func (x *RecordAck) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_host_proto_msgTypes[18]
+func (x *BatchAck) GetStatuses() []RecordStatus {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
+		return x.Statuses
 	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RecordAck.ProtoReflect.Descriptor instead.
-func (*RecordAck) Descriptor() ([]byte, []int) {
-	return file_joule_v1_host_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *RecordAck) GetLeaseId() uint64 {
-	if x != nil {
-		return x.LeaseId
-	}
-	return 0
-}
-
-func (x *RecordAck) GetSeq() uint64 {
-	if x != nil {
-		return x.Seq
-	}
-	return 0
-}
-
-func (x *RecordAck) GetStatus() RecordStatus {
-	if x != nil {
-		return x.Status
-	}
-	return RecordStatus_RECORD_STATUS_UNSPECIFIED
+	return nil
 }
 
 // LeaseCommand tells the host to stop a lease's task.
@@ -1529,7 +1469,7 @@ type LeaseCommand struct {
 
 func (x *LeaseCommand) Reset() {
 	*x = LeaseCommand{}
-	mi := &file_joule_v1_host_proto_msgTypes[19]
+	mi := &file_joule_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1481,7 @@ func (x *LeaseCommand) String() string {
 func (*LeaseCommand) ProtoMessage() {}
 
 func (x *LeaseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_host_proto_msgTypes[19]
+	mi := &file_joule_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1494,7 @@ func (x *LeaseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseCommand.ProtoReflect.Descriptor instead.
 func (*LeaseCommand) Descriptor() ([]byte, []int) {
-	return file_joule_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_joule_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LeaseCommand) GetLeaseId() uint64 {
@@ -1584,7 +1524,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_joule_v1_host_proto_msgTypes[20]
+	mi := &file_joule_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1536,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_host_proto_msgTypes[20]
+	mi := &file_joule_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1549,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_joule_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_joule_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Error) GetReason() ErrorReason {
@@ -1713,15 +1653,11 @@ const file_joule_v1_host_proto_rawDesc = "" +
 	"UsageBatch\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
 	"\x05batch\x18\x02 \x01(\fR\x05batch\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"x\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"\x83\x01\n" +
 	"\bBatchAck\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number\x12-\n" +
-	"\arecords\x18\x02 \x03(\v2\x13.joule.v1.RecordAckR\arecords\x12%\n" +
-	"\x05error\x18\x03 \x01(\v2\x0f.joule.v1.ErrorR\x05error\"h\n" +
-	"\tRecordAck\x12\x19\n" +
-	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12.\n" +
-	"\x06status\x18\x03 \x01(\x0e2\x16.joule.v1.RecordStatusR\x06status\"S\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12%\n" +
+	"\x05error\x18\x03 \x01(\v2\x0f.joule.v1.ErrorR\x05error\x122\n" +
+	"\bstatuses\x18\x04 \x03(\x0e2\x16.joule.v1.RecordStatusR\bstatusesJ\x04\b\x02\x10\x03\"S\n" +
 	"\fLeaseCommand\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12(\n" +
 	"\x04stop\x18\x02 \x01(\x0e2\x14.joule.v1.StopReasonR\x04stop\"v\n" +
@@ -1792,7 +1728,7 @@ func file_joule_v1_host_proto_rawDescGZIP() []byte {
 }
 
 var file_joule_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_joule_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_joule_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_joule_v1_host_proto_goTypes = []any{
 	(RecordStatus)(0),              // 0: joule.v1.RecordStatus
 	(StopReason)(0),                // 1: joule.v1.StopReason
@@ -1815,9 +1751,8 @@ var file_joule_v1_host_proto_goTypes = []any{
 	(*HeartbeatAck)(nil),           // 18: joule.v1.HeartbeatAck
 	(*UsageBatch)(nil),             // 19: joule.v1.UsageBatch
 	(*BatchAck)(nil),               // 20: joule.v1.BatchAck
-	(*RecordAck)(nil),              // 21: joule.v1.RecordAck
-	(*LeaseCommand)(nil),           // 22: joule.v1.LeaseCommand
-	(*Error)(nil),                  // 23: joule.v1.Error
+	(*LeaseCommand)(nil),           // 21: joule.v1.LeaseCommand
+	(*Error)(nil),                  // 22: joule.v1.Error
 }
 var file_joule_v1_host_proto_depIdxs = []int32{
 	3,  // 0: joule.v1.OpenLeaseRequest.auth:type_name -> joule.v1.HostAuth
@@ -1832,24 +1767,23 @@ var file_joule_v1_host_proto_depIdxs = []int32{
 	15, // 9: joule.v1.SessionDown.welcome:type_name -> joule.v1.Welcome
 	18, // 10: joule.v1.SessionDown.heartbeat_ack:type_name -> joule.v1.HeartbeatAck
 	20, // 11: joule.v1.SessionDown.batch_ack:type_name -> joule.v1.BatchAck
-	22, // 12: joule.v1.SessionDown.lease_command:type_name -> joule.v1.LeaseCommand
+	21, // 12: joule.v1.SessionDown.lease_command:type_name -> joule.v1.LeaseCommand
 	17, // 13: joule.v1.Heartbeat.leases:type_name -> joule.v1.LeaseTotals
-	21, // 14: joule.v1.BatchAck.records:type_name -> joule.v1.RecordAck
-	23, // 15: joule.v1.BatchAck.error:type_name -> joule.v1.Error
-	0,  // 16: joule.v1.RecordAck.status:type_name -> joule.v1.RecordStatus
-	1,  // 17: joule.v1.LeaseCommand.stop:type_name -> joule.v1.StopReason
-	2,  // 18: joule.v1.Error.reason:type_name -> joule.v1.ErrorReason
-	4,  // 19: joule.v1.HostService.OpenLease:input_type -> joule.v1.OpenLeaseRequest
-	6,  // 20: joule.v1.HostService.CloseLease:input_type -> joule.v1.HostCloseLeaseRequest
-	10, // 21: joule.v1.HostService.Session:input_type -> joule.v1.SessionUp
-	5,  // 22: joule.v1.HostService.OpenLease:output_type -> joule.v1.OpenLeaseResponse
-	7,  // 23: joule.v1.HostService.CloseLease:output_type -> joule.v1.HostCloseLeaseResponse
-	11, // 24: joule.v1.HostService.Session:output_type -> joule.v1.SessionDown
-	22, // [22:25] is the sub-list for method output_type
-	19, // [19:22] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	22, // 14: joule.v1.BatchAck.error:type_name -> joule.v1.Error
+	0,  // 15: joule.v1.BatchAck.statuses:type_name -> joule.v1.RecordStatus
+	1,  // 16: joule.v1.LeaseCommand.stop:type_name -> joule.v1.StopReason
+	2,  // 17: joule.v1.Error.reason:type_name -> joule.v1.ErrorReason
+	4,  // 18: joule.v1.HostService.OpenLease:input_type -> joule.v1.OpenLeaseRequest
+	6,  // 19: joule.v1.HostService.CloseLease:input_type -> joule.v1.HostCloseLeaseRequest
+	10, // 20: joule.v1.HostService.Session:input_type -> joule.v1.SessionUp
+	5,  // 21: joule.v1.HostService.OpenLease:output_type -> joule.v1.OpenLeaseResponse
+	7,  // 22: joule.v1.HostService.CloseLease:output_type -> joule.v1.HostCloseLeaseResponse
+	11, // 23: joule.v1.HostService.Session:output_type -> joule.v1.SessionDown
+	21, // [21:24] is the sub-list for method output_type
+	18, // [18:21] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_joule_v1_host_proto_init() }
@@ -1876,7 +1810,7 @@ func file_joule_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_joule_v1_host_proto_rawDesc), len(file_joule_v1_host_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   21,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
