@@ -155,7 +155,7 @@ check-generate: generate
 	@git diff --exit-code -- settlement/api || { echo "generated code is not up to date: make generate"; exit 1; }
 
 .PHONY: ci
-ci: fmt-check vet arch check-generate race test ## everything that must pass
+ci: fmt-check vet arch check-generate race test sim ## everything that must pass
 
 .PHONY: clean
 clean: ## remove what was built, but for the tools

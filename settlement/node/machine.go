@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/joulecloud/joule/raftstore"
 	"github.com/joulecloud/joule/settlement/journal"
@@ -24,6 +25,7 @@ type machine struct {
 	log     *slog.Logger
 	closing context.Context // ends when the node closes
 	peers   Peers           // nil: a journal that ends too early can't be completed
+	clock   *clock          // learns the ledger's time
 
 	mu     sync.RWMutex // Apply and Restore write, reads read
 	ledger *ledger.Ledger
@@ -70,6 +72,7 @@ func (m *machine) Apply(index uint64, data []byte) any {
 		return m.fail(fmt.Errorf("log entry %d: %w", index, err))
 	}
 	m.block, m.digest = b.Seq, b.Digest
+	m.clock.learn(time.Now(), b.Time)
 	if m.hashes.due(m.block) {
 		m.hashes.start(m)
 	}

@@ -55,6 +55,8 @@ type Config struct {
 	// StateHashEvery is after how many blocks a hash over the whole ledger is
 	// made, for comparison between servers, where it must be the same; 0: 16384.
 	StateHashEvery uint64
+	// WallClock is what time the machine has it; nil: time.Now.
+	WallClock func() time.Time
 }
 
 // Status is a server's state at one instant.
@@ -114,8 +116,11 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 		slots:   make(chan struct{}, proposalsMax),
 		peers:   cfg.Peers,
 	}
+	if n.clock.wall = cfg.WallClock; n.clock.wall == nil {
+		n.clock.wall = time.Now
+	}
 	n.closing, n.stop = context.WithCancel(context.Background())
-	n.machine = &machine{ledger: ledger.New(), journal: jrn, fatal: cfg.Raft.Fatal, log: log, closing: n.closing, peers: cfg.Peers}
+	n.machine = &machine{ledger: ledger.New(), journal: jrn, fatal: cfg.Raft.Fatal, log: log, closing: n.closing, peers: cfg.Peers, clock: &n.clock}
 	n.machine.hashes.every = cmp.Or(cfg.StateHashEvery, stateHashEvery)
 	cfg.Raft.Dir = filepath.Join(cfg.DataDir, "raft")
 	if n.store, err = raftstore.Open(cfg.Raft, n.machine, log); err != nil {

@@ -30,7 +30,7 @@ func Recover(cfg Config, peers []raftstore.Peer, log *slog.Logger) (out Recovere
 	var failed error
 	cfg.Raft.Dir = filepath.Join(cfg.DataDir, "raft")
 	cfg.Raft.Fatal = func(err error) { failed = errors.Join(failed, err) }
-	m := &machine{ledger: ledger.New(), journal: jrn, fatal: cfg.Raft.Fatal, log: log, closing: context.Background(), peers: cfg.Peers}
+	m := &machine{ledger: ledger.New(), journal: jrn, fatal: cfg.Raft.Fatal, log: log, closing: context.Background(), peers: cfg.Peers, clock: new(clock)}
 	err = raftstore.Recover(cfg.Raft, m, peers, log)
 	if failed != nil {
 		return out, fmt.Errorf("the log can't be applied: %w", failed)

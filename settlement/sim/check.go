@@ -70,6 +70,24 @@ func (c *cluster) check(h *history) {
 			}
 		}
 	}
+	refused := map[ledger.LeaseID]uint64{}
+	for _, b := range blocks {
+		for i := range b.Entries {
+			if e := &b.Entries[i]; e.Kind == ledger.EntryUsage {
+				refused[e.Usage.Lease] = e.Usage.Refused.WallMs
+			}
+		}
+	}
+	// Time is refused only where nobody could know that it had passed: all had
+	// been down, and a clock set back (rule U6).
+	for lease, ms := range refused {
+		if ms > 0 && c.steady {
+			c.tb.Errorf("lease %d: %d ms of honest usage were refused", lease, ms)
+		} else if ms > 0 {
+			c.counts["leases with refused time"]++
+		}
+	}
+	c.counts["leases"] += len(refused)
 	type event struct {
 		place
 		called, acked int64

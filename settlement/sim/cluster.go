@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type cluster struct {
 	peers   []raftstore.Peer
 	servers []*server
 	failed  chan *server // one whose process ended by itself
+	steady  bool         // no clock is ever set
 	closing sync.WaitGroup
 
 	mu     sync.Mutex
@@ -92,6 +94,8 @@ type server struct {
 	behind   bool     // its journal ends before its snapshot
 	hurt     bool     // a bit of its journal was flipped once
 	ran      bool     // its last start went well
+
+	skew atomic.Int64 // ns that its clock is ahead
 }
 
 // live returns the running node and which life it is in.
@@ -132,7 +136,8 @@ func (s *server) start() bool {
 		s.died(life, err)
 		runtime.Goexit()
 	}
-	cfg := node.Config{Raft: rc, DataDir: filepath.Join(s.c.dir, fmt.Sprintf("%s-%d", s.id, life)), JournalFS: journalFS{disk}}
+	cfg := node.Config{Raft: rc, DataDir: filepath.Join(s.c.dir, fmt.Sprintf("%s-%d", s.id, life)), JournalFS: journalFS{disk},
+		WallClock: func() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }}
 	s.mu.Unlock()
 
 	var n *node.Node

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,7 +16,7 @@ import (
 // torment breaks things until ctx ends, then mends everything.
 func (c *cluster) torment(ctx context.Context) {
 	for c.pause(ctx, 200*time.Millisecond, 4*time.Second) {
-		switch c.rng.n(12) {
+		switch c.rng.n(13) {
 		case 0, 1:
 			c.partition()
 		case 2, 3:
@@ -36,10 +37,7 @@ func (c *cluster) torment(ctx context.Context) {
 			for _, s := range c.servers {
 				s.crash(faultfs.Kept(c.rng.n(3)))
 			}
-			for _, s := range c.servers {
-				c.pause(ctx, 0, 2*time.Second)
-				s.bringUp()
-			}
+			c.bringUpAll(2 * time.Second)
 		case 8, 9:
 			c.breakDisk(c.servers[c.rng.n(len(c.servers))])
 		case 10:
@@ -51,6 +49,10 @@ func (c *cluster) torment(ctx context.Context) {
 			}
 		case 11:
 			c.flip()
+		case 12:
+			if !c.steady {
+				c.stepClock()
+			}
 		}
 	}
 	c.mend()
@@ -66,9 +68,21 @@ func (c *cluster) mend() {
 		s.mu.Unlock()
 		disk.SetFault(nil)
 	}
+	c.bringUpAll(0)
+}
+
+// bringUpAll starts every server, each within a while. One that needs another's
+// journal may need the others to run first.
+func (c *cluster) bringUpAll(within time.Duration) {
+	var all sync.WaitGroup
 	for _, s := range c.servers {
-		s.bringUp()
+		late := c.rng.between(0, within)
+		all.Go(func() {
+			time.Sleep(late)
+			s.bringUp()
+		})
 	}
+	all.Wait()
 }
 
 // pause waits for a while; false: ctx ended.
@@ -94,6 +108,17 @@ func (c *cluster) supervise(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// stepClock sets a server's clock: to the time, or up to an hour off it.
+func (c *cluster) stepClock() {
+	s := c.servers[c.rng.n(len(c.servers))]
+	skew := []time.Duration{0, time.Second, time.Minute, time.Hour}[c.rng.n(4)]
+	if c.rng.n(2) == 0 {
+		skew = -skew
+	}
+	s.skew.Store(int64(skew))
+	c.count("clocks set")
 }
 
 // partition cuts one link one way, or one server off one way or both.

@@ -74,6 +74,7 @@ func run(t *testing.T, seed uint64) (counts map[string]int) {
 			servers = 5
 		}
 		c := newCluster(t, seed, servers, log)
+		c.steady = seed%3 != 0
 		counts = c.counts
 		h := new(history)
 		for _, s := range c.servers {
