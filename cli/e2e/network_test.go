@@ -210,10 +210,14 @@ func TestBridgeNetwork(t *testing.T) {
 			g.AddTask(beside)
 		}})
 	f.says(t, alloc, "alloc/heard", "hello from main\n")
-	a, _, err := f.cluster.NomadAPI.Allocations().Info(alloc, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var a *api.Allocation
+	eventually(t, 10*time.Second, "network status", func() (err error) {
+		// The client tells the server of it a moment later.
+		if a, _, err = f.cluster.NomadAPI.Allocations().Info(alloc, nil); err == nil && a.NetworkStatus == nil {
+			err = errors.New("none yet")
+		}
+		return err
+	})
 	port := a.AllocatedResources.Shared.Ports[0]
 	answered(t, fmt.Sprintf("%s:%d", port.HostIP, port.Value), "hello from main\n")
 	answered(t, a.NetworkStatus.Address+":80", "hello from main\n")
