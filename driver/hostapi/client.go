@@ -65,6 +65,18 @@ func (c *Client) Signal(ctx context.Context, id string, req *SignalRequest) erro
 	return c.do(ctx, http.MethodPost, taskPath(id, "/signal"), req, nil)
 }
 
+// Freeze makes the task stand by.
+func (c *Client) Freeze(ctx context.Context, id string) (*TaskStatus, error) {
+	var st TaskStatus
+	return &st, c.do(ctx, http.MethodPost, taskPath(id, "/freeze"), nil, &st)
+}
+
+// Thaw lets a task that stands by run.
+func (c *Client) Thaw(ctx context.Context, id string, req *ThawRequest) (*TaskStatus, error) {
+	var st TaskStatus
+	return &st, c.do(ctx, http.MethodPost, taskPath(id, "/thaw"), req, &st)
+}
+
 // Stats reads the task's meters.
 func (c *Client) Stats(ctx context.Context, id string) (*Stats, error) {
 	var st Stats

@@ -8,6 +8,8 @@
 //	GET    /v1/tasks/{id}/wait       → TaskStatus once State is "exited" (long poll)
 //	POST   /v1/tasks/{id}/stop       StopRequest → TaskStatus (exited)
 //	POST   /v1/tasks/{id}/signal     SignalRequest
+//	POST   /v1/tasks/{id}/freeze     → TaskStatus; from there the task stands by; idempotent
+//	POST   /v1/tasks/{id}/thaw       ThawRequest → TaskStatus; idempotent
 //	GET    /v1/tasks/{id}/stats      → Stats
 //	DELETE /v1/tasks/{id}?force=true → forget an exited task (force: kill first)
 //	GET    /v1/host                  → HostInfo
@@ -116,7 +118,8 @@ type TaskStatus struct {
 	ID          string    `json:"id"`
 	LeaseID     uint64    `json:"lease_id"`
 	State       TaskState `json:"state"`
-	Pid         int       `json:"pid,omitempty"` // of the container's first process, in the host's pid namespace
+	Standby     bool      `json:"standby,omitempty"` // it is frozen, and billed so
+	Pid         int       `json:"pid,omitempty"`     // of the container's first process, in the host's pid namespace
 	StartedAt   time.Time `json:"started_at"`
 	CompletedAt time.Time `json:"completed_at"`
 	Exit        *Exit     `json:"exit,omitempty"`
@@ -152,6 +155,11 @@ type Exit struct {
 type StopRequest struct {
 	Signal    string `json:"signal"` // "SIGTERM", "TERM" or a number; "" is SIGTERM
 	TimeoutMs int64  `json:"timeout_ms"`
+}
+
+// ThawRequest lets a task that stands by run.
+type ThawRequest struct {
+	Epoch uint32 `json:"epoch,omitempty"` // of its slot; 0: the one that it has
 }
 
 // SignalRequest sends a signal to the task's first process.

@@ -28,7 +28,7 @@ type daemon struct {
 	cfg      Config
 	log      *slog.Logger
 	runner   runner
-	openWait time.Duration // for a settlement server to open a lease
+	around   surroundings
 	spool    *spool.Spool
 	sessions *session.Sessions
 	todos    *todos
@@ -52,10 +52,16 @@ type daemon struct {
 // data directory. It may be called once at a time per data directory.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	cfg.setPaths()
-	return run(ctx, cfg, newShimRunner(cfg), openWait, log)
+	return run(ctx, cfg, newShimRunner(cfg), surroundings{openWait: openWait, now: time.Now}, log)
 }
 
-func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log *slog.Logger) (err error) {
+// surroundings are what tests change around a hostd.
+type surroundings struct {
+	openWait time.Duration    // for a settlement server to open a lease
+	now      func() time.Time // the wall clock: it may be stepped at any time
+}
+
+func run(ctx context.Context, cfg Config, r runner, around surroundings, log *slog.Logger) (err error) {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -86,7 +92,7 @@ func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log 
 	defer func() { err = errors.Join(err, sp.Close()) }()
 
 	d := &daemon{
-		cfg: cfg, log: log, runner: r, openWait: openWait, spool: sp, boot: boot,
+		cfg: cfg, log: log, runner: r, around: around, spool: sp, boot: boot,
 		recheck: make(chan struct{}, 1),
 		tasks:   map[string]*task{},
 		gpus:    newGPUs(cfg.GPU, log),
@@ -96,14 +102,14 @@ func run(ctx context.Context, cfg Config, r runner, openWait time.Duration, log 
 
 	sc := session.Default()
 	sc.Host, sc.Class, sc.Version, sc.Key = cfg.Host, cfg.Class, Version(), key
-	sc.BootID, sc.Servers, sc.CAFile = bootRaw, cfg.Servers, cfg.CAFile
+	sc.BootID, sc.Servers, sc.CAFile, sc.Now = bootRaw, cfg.Servers, cfg.CAFile, around.now
 	if _, err := rand.Read(sc.Incarnation[:]); err != nil {
 		return fmt.Errorf("make incarnation: %w", err)
 	}
 	if d.sessions, err = session.New(sc, d, log); err != nil {
 		return err
 	}
-	if d.todos, err = newTodos(sp, log); err != nil {
+	if d.todos, err = newTodos(sp, around.now, log); err != nil {
 		return err
 	}
 	d.todos.sessions = d.sessions

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,14 +54,7 @@ type fakeProc struct {
 	cleanups int
 	sampleAt int64 // 0: now
 	noCPU    bool
-}
-
-func monoNow() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic(err)
-	}
-	return ts.Nano()
+	stops    []int64 // moments of freezes and thaws, in turn
 }
 
 func (r *fakeRunner) Open(*slog.Logger) error       { return nil }
@@ -146,9 +140,52 @@ func (p *fakeProc) gone() bool {
 	}
 }
 
-// cpuAt is the cgroup's counter at a moment.
+// frozenUntil is how long the task had been frozen at a moment. The caller holds
+// mu.
+func (p *fakeProc) frozenUntil(mono int64) (total int64) {
+	for i := 0; i < len(p.stops); i += 2 {
+		end := mono
+		if i+1 < len(p.stops) {
+			end = min(end, p.stops[i+1])
+		}
+		total += max(0, end-p.stops[i])
+	}
+	return total
+}
+
+// cpuAt is the cgroup's counter at a moment. The caller holds mu.
 func (p *fakeProc) cpuAt(mono int64) uint64 {
-	return p.started.CPUBaseUsec + uint64(mono-p.started.ExecMonoNs)/1000/cpuShare
+	return p.started.CPUBaseUsec + uint64(mono-p.started.ExecMonoNs-p.frozenUntil(mono))/1000/cpuShare
+}
+
+func (p *fakeProc) turn(frozen bool) (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone() {
+		return 0, os.ErrProcessDone
+	}
+	if (len(p.stops)%2 == 1) == frozen {
+		return 0, errors.New("turned twice")
+	}
+	at := monoNow()
+	p.stops = append(p.stops, at)
+	return at, nil
+}
+
+func (p *fakeProc) Freeze(context.Context) (int64, error) { return p.turn(true) }
+func (p *fakeProc) Thaw() (int64, error)                  { return p.turn(false) }
+
+func (p *fakeProc) Frozen() (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.stops)%2 == 1, nil
+}
+
+func (p *fakeProc) FrozenFor() *time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := time.Duration(p.frozenUntil(monoNow())) // as the kernel: after the end, too
+	return &d
 }
 
 // end ends the task, now.
@@ -232,11 +269,18 @@ type rig struct {
 	cfg      Config
 	runner   *fakeRunner
 	openWait time.Duration
+	clock    stepped
 	srv      *sessiontest.Server
 	client   *hostapi.Client
 	logs     *lockedBuffer
 	stop     func() error // ends hostd; its tasks run on
 }
+
+// stepped is a wall clock that is off.
+type stepped struct{ ns atomic.Int64 }
+
+func (c *stepped) now() time.Time        { return time.Now().Add(time.Duration(c.ns.Load())) }
+func (c *stepped) step(by time.Duration) { c.ns.Add(int64(by)) }
 
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -291,7 +335,7 @@ func (r *rig) start() *rig {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	go func() { ended <- run(ctx, r.cfg, r.runner, r.openWait, log) }()
+	go func() { ended <- run(ctx, r.cfg, r.runner, surroundings{openWait: r.openWait, now: r.clock.now}, log) }()
 	var once sync.Once
 	var err error
 	r.stop = func() error {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/joulecloud/joule/driver/hostapi"
+	"github.com/joulecloud/joule/driver/meter"
 	"github.com/joulecloud/joule/driver/session"
 )
 
@@ -69,6 +70,9 @@ type record struct {
 	Grant       *session.Grant       `json:"grant,omitempty"`       // the lease is open
 	StopReason  string               `json:"stop_reason,omitempty"` // we decided to stop it, and why
 	Outcome     *outcome             `json:"outcome,omitempty"`     // where the shim's exit.json doesn't tell it
+	Turn        *turn                `json:"turn,omitempty"`        // a freeze or thaw that may be under way
+	Turned      *meter.Meter         `json:"turned,omitempty"`      // the meter at the last freeze or thaw
+	SeqBase     uint64               `json:"seq_base,omitempty"`    // see loadMeter
 }
 
 const recordVersion = 1

@@ -84,6 +84,7 @@ func (t *task) meterEnd(p proc) (end outcome, told bool, err error) {
 		if !exit.ExitStamped {
 			t.meter.Quality |= wire.QualityExitUnstamped
 		}
+		t.resumeTurn(p, exit)
 		r := reading(shim.Sample{MonoNs: exit.ExitMonoNs, CPUUsec: exit.CPUUsec})
 		r.GPU = t.gpuEnd(exit)
 		return end, true, t.meter.Stop(r)

@@ -297,7 +297,7 @@ func TestInfo(t *testing.T) {
 
 func TestSecondHostdIsRefused(t *testing.T) {
 	r := newRig(t).start()
-	err := run(t.Context(), r.cfg, r.runner, openWait, slog.New(slog.DiscardHandler))
+	err := run(t.Context(), r.cfg, r.runner, surroundings{openWait: openWait, now: time.Now}, slog.New(slog.DiscardHandler))
 	if !errors.Is(err, ErrAlreadyRunning) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("got %v, want ErrAlreadyRunning with the pid", err)
 	}

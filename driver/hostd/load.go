@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/joulecloud/joule/driver/meter"
 	"github.com/joulecloud/joule/driver/shim"
 )
 
@@ -99,6 +100,9 @@ func (d *daemon) resume(rec *record) error {
 	if err := t.loadMeter(); err != nil {
 		return err
 	}
+	if err := t.loadTurn(p); err != nil {
+		return err
+	}
 	d.add(t)
 	t.proc = p
 	t.log.Info("task taken up", "lease", rec.Grant.Lease)
@@ -106,7 +110,7 @@ func (d *daemon) resume(rec *record) error {
 	t.giveUp = giveUp
 	d.wg.Go(func() {
 		defer giveUp()
-		if rec.Outcome != nil && t.neverRan(p) {
+		if rec.Outcome != nil && startOf(p) == nil {
 			// It was found out and noted before.
 			t.end(*rec.Outcome)
 			close(t.ready)
@@ -137,10 +141,28 @@ func (d *daemon) attach(dir string) (proc, error) {
 	return d.runner.Attach(dir)
 }
 
-// neverRan says whether the shim left no mark of a start.
-func (t *task) neverRan(p proc) bool {
+// loadTurn takes up a turn that was cut off, before any checkpoint counts past
+// it.
+func (t *task) loadTurn(p proc) error {
+	t.meterMu.Lock()
+	defer t.meterMu.Unlock()
+	if started := startOf(p); started != nil && t.record().Turn != nil {
+		if err := t.startMeter(started); err != nil { // nothing is recorded of it yet
+			return err
+		}
+		t.resumeTurn(p, nil)
+	}
+	t.standby.Store(t.meter.State == meter.Standby)
+	return nil
+}
+
+// startOf is the mark that the shim left of a start; nil: there is none.
+func startOf(p proc) *shim.Started {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	started, err := p.Started(ctx)
-	return started == nil && err != nil
+	if err != nil {
+		return nil
+	}
+	return started
 }

@@ -36,12 +36,32 @@ func TestMain(m *testing.M) {
 		unix.Umask(0o077) // as systemd starts hostd
 		cfg, err := Load(path)
 		if err == nil {
-			err = Run(context.Background(), cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+			cfg.setPaths()
+			err = run(context.Background(), cfg, newShimRunner(cfg), surroundings{openWait: openWait, now: clockOf(path)},
+				slog.New(slog.NewTextHandler(os.Stderr, nil)))
 		}
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// clockOf is the wall clock, off by the time that a file beside the
+// configuration says at that moment.
+func clockOf(config string) func() time.Time {
+	return func() time.Time {
+		b, _ := os.ReadFile(config + ".clock")
+		off, _ := time.ParseDuration(string(b)) // none: no file
+		return time.Now().Add(off)
+	}
+}
+
+// stepClock puts the child's wall clock off.
+func (r *realRig) stepClock(off time.Duration) {
+	r.t.Helper()
+	if err := os.WriteFile(r.config+".clock", []byte(off.String()), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // realRig is a hostd in a process of its own, with real shims and runc.

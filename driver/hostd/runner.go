@@ -57,6 +57,10 @@ type proc interface {
 	Signal(sig unix.Signal) error
 	Kill() error
 	Sample() (shim.Sample, error)
+	Freeze(ctx context.Context) (monoNs int64, err error)
+	Thaw() (monoNs int64, err error)
+	Frozen() (bool, error)
+	FrozenFor() *time.Duration
 	Cleanup(ctx context.Context) error
 	// Stats reads the meters for display.
 	Stats() hostapi.Stats

@@ -148,6 +148,14 @@ func (d *daemon) handler() http.Handler {
 		}
 		return struct{}{}, d.signalTask(r.PathValue("id"), req)
 	})
+	handle("POST /v1/tasks/{id}/freeze", func(r *http.Request) (any, error) { return d.freezeTask(r.Context(), r.PathValue("id")) })
+	handle("POST /v1/tasks/{id}/thaw", func(r *http.Request) (any, error) {
+		req, err := decode[hostapi.ThawRequest](r)
+		if err != nil {
+			return nil, err
+		}
+		return d.thawTask(r.PathValue("id"), req)
+	})
 	handle("GET /v1/tasks/{id}/stats", func(r *http.Request) (any, error) {
 		t, err := d.task(r.PathValue("id"))
 		if err != nil {

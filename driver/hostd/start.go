@@ -149,7 +149,7 @@ func (t *task) open(ctx context.Context) error {
 	}
 
 	req := t.record().Request
-	askCtx, cancel := context.WithTimeout(ctx, t.d.openWait)
+	askCtx, cancel := context.WithTimeout(ctx, t.d.around.openWait)
 	defer cancel()
 	grant, err := t.d.sessions.OpenLease(askCtx, req.AllocID, req.Task, req.Invocation)
 	var refused *session.RefusedError
@@ -189,7 +189,7 @@ func (t *task) orphaned(lease wire.LeaseID) {
 	req := t.record().Request
 	t.d.todos.add(todo{
 		TaskID: t.id, Lease: lease, AllocID: req.AllocID, Task: req.Task, Invocation: req.Invocation,
-		NotBeforeMs: time.Now().Add(orphanWait).UnixMilli(),
+		NotBeforeMs: t.d.around.now().Add(orphanWait).UnixMilli(),
 	})
 }
 

@@ -50,6 +50,9 @@ func (t *task) stop(sig unix.Signal, timeout time.Duration) {
 		return
 	}
 	p := t.process()
+	if t.standby.Load() {
+		sig = unix.SIGKILL // it stands still, and may run only where it is told to
+	}
 	if sig != unix.SIGKILL {
 		if err := p.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			t.log.Error("task can't be signalled", "signal", unix.SignalName(sig), "error", err)

@@ -59,6 +59,8 @@ type task struct {
 	beatMu sync.Mutex
 	beat   session.Totals // the highest totals that a heartbeat has said
 
+	standby atomic.Bool // it is frozen
+
 	// ending is set by the first stop that we decided on ourselves: the command
 	// that asked for it and a start that finds it on disk may come at once.
 	ending atomic.Bool
@@ -139,6 +141,7 @@ func (t *task) status() *hostapi.TaskStatus {
 		spec := t.proc.Spec()
 		st.Runtime, st.RuntimeRoot = spec.Runtime, spec.RuntimeRoot
 	}
+	st.Standby = t.standby.Load()
 	if t.started != nil {
 		st.State, st.Pid = hostapi.StateRunning, t.started.Pid
 		st.StartedAt = time.Unix(0, t.started.ExecWallNs)
@@ -259,10 +262,15 @@ func (t *task) totals() (tot session.Totals, ok bool) {
 	return t.beat, t.beat.Lease != 0
 }
 
-// load restores the meter from the spool. A lease that the spool doesn't know
-// though its task was launched lost its chain with a damaged file: its totals
-// come again from the start's stamps, exactly, and its sequence goes on from
-// the clock, which is beyond every sequence given out before.
+// seqStride is more records than a lease ever has.
+const seqStride = 1 << 40
+
+// loadMeter restores the meter from the spool. A lease that the spool doesn't
+// know though its task was launched lost its chain with a damaged file: its
+// totals come again from the last turn or the start's stamps, exactly. Its
+// sequence goes on from a base that is on disk before it is used and beyond
+// every sequence given out before: past the last base where the chain was lost
+// before, whatever has become of the clock.
 func (t *task) loadMeter() error {
 	rec := t.record()
 	chain, ok, err := t.d.spool.Chain(rec.Grant.Lease)
@@ -273,8 +281,11 @@ func (t *task) loadMeter() error {
 	defer t.meterMu.Unlock()
 	t.meter = meter.New(held(rec.Grant, &rec.Request))
 	if !ok {
-		t.base = uint64(time.Now().UnixMilli())
-		return nil
+		if rec.Turned != nil {
+			t.meter = rec.Turned.Clone()
+		}
+		t.base = max(uint64(max(t.d.around.now().UnixMilli(), 0)), rec.SeqBase+seqStride)
+		return t.save(func(r *record) { r.SeqBase = t.base })
 	}
 	if chain.State == nil {
 		return nil
@@ -287,5 +298,8 @@ func (t *task) loadMeter() error {
 		return errors.New("decode meter: none is there")
 	}
 	t.meter, t.final = state.Meter, state.Final
+	if rec.Turned != nil && rec.Turned.LastNs > t.meter.LastNs {
+		t.meter = rec.Turned.Clone() // hostd was killed before the turn was in the spool
+	}
 	return nil
 }

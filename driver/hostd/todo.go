@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+
 	"github.com/joulecloud/joule/driver/session"
 	"github.com/joulecloud/joule/driver/spool"
 	"github.com/joulecloud/joule/settlement/wire"
@@ -36,6 +38,7 @@ const (
 type todos struct {
 	spool    *spool.Spool
 	sessions *session.Sessions
+	now      func() time.Time
 	log      *slog.Logger
 	wake     chan struct{}
 
@@ -44,8 +47,8 @@ type todos struct {
 	doing   sync.Mutex // held while one is being done
 }
 
-func newTodos(sp *spool.Spool, log *slog.Logger) (*todos, error) {
-	td := &todos{spool: sp, log: log, wake: make(chan struct{}, 1), pending: map[string]todo{}}
+func newTodos(sp *spool.Spool, now func() time.Time, log *slog.Logger) (*todos, error) {
+	td := &todos{spool: sp, now: now, log: log, wake: make(chan struct{}, 1), pending: map[string]todo{}}
 	stored, err := sp.Todos()
 	if err != nil {
 		return nil, err
@@ -110,7 +113,9 @@ func (td *todos) run(ctx context.Context) {
 		next := time.Hour
 		var due []todo
 		for _, t := range td.pending {
-			if wait := time.Until(time.UnixMilli(t.NotBeforeMs)); wait > 0 {
+			// A note that waits for longer than any does was made before the clock
+			// was stepped back.
+			if wait := time.UnixMilli(t.NotBeforeMs).Sub(td.now()); wait > 0 && wait <= orphanWait {
 				next = min(next, wait)
 				continue
 			}
@@ -159,7 +164,7 @@ func (td *todos) do(ctx context.Context, taskID string) bool {
 	switch {
 	case err == nil:
 		td.log.Info("lease of a task that never ran closed", "task", t.TaskID, "lease", t.Lease)
-	case errors.As(err, &refused):
+	case errors.As(err, &refused) && refused.Reason != joulev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED: // as a clock that was stepped makes us
 		// There is no such lease, or it is closed: either way nothing is open.
 		td.log.Info("lease of a task that never ran needs no closing", "task", t.TaskID, "lease", t.Lease, "message", refused.Message)
 	default:

@@ -36,6 +36,8 @@ type Config struct {
 	Silence time.Duration
 	// Attempt bounds one try of OpenLease or CloseLease at one server.
 	Attempt time.Duration
+
+	Now func() time.Time // the wall clock
 }
 
 // Default returns a Config with every time set.
@@ -45,6 +47,7 @@ func Default() Config {
 		BackoffMax: 2 * time.Second,
 		Silence:    5 * time.Second,
 		Attempt:    4 * time.Second,
+		Now:        time.Now,
 	}
 }
 
@@ -71,6 +74,9 @@ func (c *Config) Validate() error {
 	}
 	if len(c.Key) != ed25519.PrivateKeySize {
 		errs = append(errs, fmt.Errorf("key: must be an Ed25519 private key of %d bytes (got %d)", ed25519.PrivateKeySize, len(c.Key)))
+	}
+	if c.Now == nil {
+		errs = append(errs, errors.New("now: must not be nil"))
 	}
 	if len(c.Servers) == 0 {
 		errs = append(errs, errors.New("servers: must name at least one settlement server"))

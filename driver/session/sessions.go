@@ -202,7 +202,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // auth signs a unary request.
 func (s *Sessions) auth(method, body string) *joulev1.HostAuth {
-	ms := time.Now().UnixMilli()
+	ms := s.cfg.Now().UnixMilli()
 	return &joulev1.HostAuth{
 		Host:      s.cfg.Host,
 		UnixMs:    ms,
