@@ -1,7 +1,7 @@
 // Package torture runs three real settlement servers under load, each in a
 // network namespace of its own, and breaks them: kill -9 of one or all, SIGSTOP
-// for up to half a minute, links that lose everything one way, restarts. After
-// each round everything is healed and checked:
+// for up to half a minute, links that lose everything one way, a full disk,
+// restarts. After each round everything is healed and checked:
 //
 //   - every call is answered in the end, and each account's history of deposits,
 //     withdrawals and reads is linearizable (porcupine);
@@ -14,5 +14,6 @@
 //
 // ROUNDS says how many rounds (make torture: 200), TORTURE_SEED which ones.
 // The hosts' side is the real spool and the real sessions; Nomad's answers come
-// from a stand-in, since its agents are tried in cli/e2e. It needs root, for the namespaces; they are removed with everything else.
+// from a stand-in, since its agents are tried in cli/e2e. It needs root, for the
+// namespaces and the disk; they are removed with everything else.
 package torture

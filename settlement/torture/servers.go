@@ -160,6 +160,22 @@ func (s *servers) died(i int) error {
 	}
 }
 
+// endedFull reports whether a server ended by itself because its disk was full;
+// it is down then.
+func (s *servers) endedFull(i int) (bool, error) {
+	err := s.died(i)
+	if err == nil {
+		return false, nil
+	}
+	if !strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.procs[i] = nil
+	return true, nil
+}
+
 // api is a client of one server that waits for no answer longer than it says.
 func (s *servers) api(i int) joulev1connect.SettlementServiceClient {
 	hc := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DialContext: s.lan.dial(i), MaxIdleConnsPerHost: 16}}

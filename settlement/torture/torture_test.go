@@ -50,6 +50,7 @@ type fixture struct {
 	lan    *lan
 	s      *servers
 	dir    string
+	disk   *smallDisk // of the last server
 	allocs *placements
 	urls   []string // the servers, as the hosts reach them
 	acked  map[string]bool
@@ -78,7 +79,12 @@ func TestTorture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, lan: l, s: s, dir: dir, acked: map[string]bool{}, done: map[string]int{}}
+	disk, err := mountSmallDisk(s.data(serverCount - 1))
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(disk.unmount)
+	f := &fixture{t: t, lan: l, s: s, dir: dir, disk: disk, acked: map[string]bool{}, done: map[string]int{}}
 	t.Cleanup(func() {
 		for i := range serverCount {
 			s.kill(i)
@@ -241,7 +247,7 @@ func (f *fixture) fault(ctx context.Context, r *rand.Rand) {
 			f.t.Error(err)
 		}
 	}
-	switch r.IntN(7) {
+	switch r.IntN(8) {
 	case 0:
 		f.done["kill -9 of one"]++
 		f.s.kill(i)
@@ -290,6 +296,17 @@ func (f *fixture) fault(ctx context.Context, r *rand.Rand) {
 		f.s.signal(i, syscall.SIGCONT)
 		f.s.kill(other)
 		pause(ctx, span/3)
+	case 7:
+		f.done["disk full"]++
+		must(f.disk.fill())
+		pause(ctx, span)
+		must(f.disk.free())
+		pause(ctx, time.Second)
+		full, err := f.s.endedFull(serverCount - 1)
+		must(err)
+		if full {
+			f.done["ended by a full disk"]++
+		}
 	}
 }
 
