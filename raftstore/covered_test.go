@@ -141,3 +141,47 @@ func TestCoveredConflictingLogGivesWay(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// probe is asked what it is to look at when the library sets its heartbeat
+// handler.
+type probe struct {
+	Transport
+	look func()
+}
+
+func (p probe) SetHeartbeatHandler(func(raft.RPC)) { p.look() }
+
+// The library sets its heartbeat handler when it is through with the snapshot
+// that it restores by itself and before anything can come from other servers:
+// newRaft relies on that to tell the two kinds of Restore apart.
+func TestRunsFromTheStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cfg := testConfig(t, "s1", dir)
+	s := mustOpen(t, cfg, &list{})
+	mustLead(t, s)
+	mustPropose(t, s, "entry")
+	if err := s.TakeSnapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sm := &list{}
+	looked := false
+	s, err := open(cfg, sm, testLog(t), func(tr Transport) Transport {
+		return probe{tr, func() {
+			looked = true
+			if got := sm.strings(); len(got) != 1 {
+				t.Errorf("the handler was set with %d entries restored, want 1", len(got))
+			}
+		}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if !looked || !s.fsm.running.Load() {
+		t.Errorf("got a handler set: %v, running: %v, want both", looked, s.fsm.running.Load())
+	}
+}

@@ -15,7 +15,8 @@
 //     acknowledged. Config.Fatal is told, and is expected to end the process.
 //   - Every log entry and stable value carries a checksum that each read checks,
 //     and a mark beside the log tells entries that were lost from a write that
-//     was torn (seal.go): the log store finds neither by itself.
+//     was torn (seal.go): the log store finds neither by itself. A snapshot's
+//     description has a checksum too (snapsum.go).
 //   - A log whose newest segment was being filled when the process died can be
 //     written again (wal.go).
 //   - A snapshot that is installed takes nothing along that was acknowledged, and

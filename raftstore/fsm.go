@@ -52,7 +52,7 @@ type fsm struct {
 	done     BatchDone // nil: not wanted
 	applied  progress
 	command  atomic.Uint64 // index of the last entry that the state machine was shown
-	running  atomic.Bool   // set when Open is through
+	running  atomic.Bool   // set when the library begins to run
 	fatal    func(error)
 	restored func() // told of each restore while the store runs
 	refused  error  // by the first Restore while Open runs that failed

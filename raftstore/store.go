@@ -93,6 +93,13 @@ func open(cfg Config, sm StateMachine, log *slog.Logger, wrap func(Transport) Tr
 	if err != nil {
 		return nil, err
 	}
+	if summed, ok := snaps.(*summedSnapshots); ok {
+		defer func() {
+			if err != nil && summed.damage != nil { // what is left may not do
+				err = fmt.Errorf("%w: %w", err, summed.damage)
+			}
+		}()
+	}
 	inner, err := s.openTransport()
 	if err != nil {
 		return nil, err
@@ -123,7 +130,6 @@ func open(cfg Config, sm StateMachine, log *slog.Logger, wrap func(Transport) Tr
 		}
 		return nil, err
 	}
-	s.fsm.running.Store(true)
 	s.shutdown = sync.OnceValue(s.raft.Shutdown)
 	s.close = sync.OnceValue(s.closeNow)
 	s.leadership.watch(s.raft)
@@ -136,15 +142,29 @@ func open(cfg Config, sm StateMachine, log *slog.Logger, wrap func(Transport) Tr
 	return s, nil
 }
 
+// beginning learns from the library when it is through with what it restores by
+// itself and is about to run: it sets a heartbeat handler then, just before it
+// starts its goroutines (TestRunsFromTheStart). A snapshot that is installed
+// from then on is one that another server sent.
+type beginning struct {
+	Transport
+	f *fsm
+}
+
+func (b beginning) SetHeartbeatHandler(h func(raft.RPC)) {
+	b.f.running.Store(true)
+	b.Transport.SetHeartbeatHandler(h)
+}
+
 // newRaft turns the library's panic over a log that does not reach back to the
 // restored snapshot into an error.
-func newRaft(rc *raft.Config, f *fsm, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
+func newRaft(rc *raft.Config, f *fsm, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, t Transport) (r *raft.Raft, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("start raft: %v", p)
 		}
 	}()
-	if r, err = raft.NewRaft(rc, f, logs, stable, snaps, t); err != nil {
+	if r, err = raft.NewRaft(rc, f, logs, stable, snaps, beginning{t, f}); err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	return r, nil
@@ -193,11 +213,7 @@ func (s *Store) openSnapshots() (raft.SnapshotStore, error) {
 	if s.cfg.Snapshots != nil {
 		return s.cfg.Snapshots, nil
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(s.cfg.Dir, s.cfg.SnapshotsRetained, newHCLogger(s.log, "raft.snapshot"))
-	if err != nil {
-		return nil, fmt.Errorf("open snapshots in %q: %w", s.cfg.Dir, err)
-	}
-	return snaps, nil
+	return s.openSnapshotDir()
 }
 
 func (s *Store) openTransport() (Transport, error) {

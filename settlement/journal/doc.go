@@ -6,7 +6,8 @@
 // sequence, digest of the block before, CRC-32C) and holds frames: length and
 // CRC-32C, each uint32 little-endian, then the block's bytes as package wire
 // writes them. The CRC covers the length too. The file "synced" names the last
-// block that is known to be on the disk.
+// block that is known to be on the disk, and is itself on the disk before Sync
+// returns.
 //
 // The Raft log is the durable copy of a block until a snapshot lets it go. So
 // Append does not fsync, and Open drops whatever is damaged behind the last

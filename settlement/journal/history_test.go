@@ -249,7 +249,7 @@ func TestOpenReadsOneSegment(t *testing.T) {
 			t.Errorf("segment %d of %d: its index is in memory: %v", i+1, n, inMemory)
 		}
 	}
-	if err := j.Verify(t.Context()); err != nil {
+	if err := j.Verify(func(uint64, int) error { return nil }); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sort"
@@ -133,6 +132,16 @@ func (s *scanner) indexed(seg *segment, next uint64) (bool, error) {
 // returns their index, with where the segment is torn.
 func (s *scanner) index(seg segment, final bool) (m *memPart, torn *TornError, err error) {
 	m = newMemPart(0)
+	torn, err = s.chain(seg, final, func(f Frame) error {
+		m.add(f.Block, f.Offset)
+		return nil
+	})
+	return m, torn, err
+}
+
+// chain reads a segment's blocks, checks that they follow one another, and hands
+// each to take, whose error ends it. It says where the segment is torn.
+func (s *scanner) chain(seg segment, final bool, take func(Frame) error) (torn *TornError, err error) {
 	seq, digest := s.last, s.digest
 	s.segment(seg, final, func(f Frame, ferr error) bool {
 		if errors.As(ferr, &torn) {
@@ -157,23 +166,35 @@ func (s *scanner) index(seg segment, final bool) (m *memPart, torn *TornError, e
 		if b.Digest != want {
 			return corrupt("block %d has digest %x, its content and the block before give %x", b.Seq, b.Digest, want)
 		}
-		m.add(b, f.Offset)
 		seq, digest = b.Seq, b.Digest
-		return true
+		err = take(f)
+		return err == nil
 	})
-	return m, torn, err
+	return torn, err
 }
 
-// indexSegment reads one segment by itself.
-func indexSegment(fs FS, seg segment) (*memPart, error) {
+// scanSegment begins to read one full segment by itself.
+func scanSegment(fs FS, seg segment) (*scanner, error) {
 	r, err := openSegment(fs, seg)
 	if r != nil {
 		r.close()
 	}
+	var bad *badBytes
+	if errors.As(err, &bad) {
+		return nil, &CorruptError{File: seg.path, Offset: bad.off, Reason: bad.reason}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &scanner{fs: fs, last: seg.first - 1, digest: r.prev}, nil
+}
+
+// indexSegment reads one full segment by itself.
+func indexSegment(fs FS, seg segment) (*memPart, error) {
+	s, err := scanSegment(fs, seg)
 	if err != nil {
 		return nil, fmt.Errorf("index %q: %w", seg.path, err)
 	}
-	s := scanner{fs: fs, last: seg.first - 1, digest: r.prev}
 	m, torn, err := s.index(seg, false)
 	if err == nil && torn != nil {
 		err = torn
@@ -290,25 +311,36 @@ func segmentOf(segs []segment, seq uint64) int {
 	return sort.Search(len(segs), func(i int) bool { return segs[i].first > seq }) - 1
 }
 
-// Verify reads every full segment and checks each block and the chain of their
-// digests. Appending and reading go on meanwhile. Its error is a *CorruptError,
-// one of reading, or ctx's.
-func (j *Journal) Verify(ctx context.Context) error {
-	s, err := j.shape()
+// Verify reads every full segment and checks each block, the chain of their
+// digests, and that each segment continues the one before. Appending and reading
+// go on meanwhile. checked is called for each block with its size in bytes, and
+// ends Verify by an error. Other errors are a *CorruptError or one of reading.
+func (j *Journal) Verify(checked func(block uint64, bytes int) error) error {
+	sh, err := j.shape()
 	if err != nil {
 		return err
 	}
-	for i := range max(len(s.segs)-1, 0) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		m, err := indexSegment(j.fs, segment{path: s.segs[i].path, first: s.segs[i].first})
+	var last scanner // of the segment before
+	for i := range max(len(sh.segs)-1, 0) {
+		seg := segment{path: sh.segs[i].path, first: sh.segs[i].first}
+		s, err := scanSegment(j.fs, seg)
 		if err != nil {
 			return err
 		}
-		if next := s.segs[i+1].first; s.segs[i].first+uint64(len(m.blocks)) != next {
-			return &CorruptError{File: s.segs[i].path, Reason: fmt.Sprintf("it has %d blocks from %d on, the next file begins with %d", len(m.blocks), s.segs[i].first, next)}
+		if i > 0 && s.digest != last.digest {
+			return &CorruptError{File: seg.path, Reason: fmt.Sprintf("the file follows digest %x, the one before it ends with %x", s.digest, last.digest)}
 		}
+		torn, err := s.chain(seg, false, func(f Frame) error { return checked(f.Block.Seq, len(f.Encoded)) })
+		if err == nil && torn != nil {
+			err = torn
+		}
+		if err != nil {
+			return err
+		}
+		if next := sh.segs[i+1].first; s.last+1 != next {
+			return &CorruptError{File: seg.path, Offset: s.end, Reason: fmt.Sprintf("the file ends with block %d, the next one begins with block %d", s.last, next)}
+		}
+		last = *s
 	}
 	return nil
 }

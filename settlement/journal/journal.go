@@ -28,6 +28,7 @@ type Journal struct {
 	dropped *TornError
 
 	syncMu sync.Mutex // held over fsync and rotation; before mu
+	marked uint64     // what the mark says, if this journal wrote it
 
 	mu     sync.RWMutex
 	segs   []segment
@@ -72,6 +73,9 @@ func open(fs FS, dir string, rotate int64) (_ *Journal, err error) {
 	}
 	if j.mark, err = fs.Update(filepath.Join(dir, syncedName)); err != nil {
 		return nil, fmt.Errorf("open journal's sync mark: %w", err)
+	}
+	if err := j.syncDir(); err != nil { // the mark may be new
+		return nil, err
 	}
 	if err := j.openTail(); err != nil {
 		return nil, err
@@ -190,6 +194,7 @@ func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
 		if err := writeSynced(j.mark, first-1); err != nil {
 			return fmt.Errorf("write journal's sync mark: %w", err)
 		}
+		j.marked = first - 1
 		if err := j.tail.Close(); err != nil {
 			return fmt.Errorf("close journal segment: %w", err)
 		}
@@ -266,12 +271,16 @@ func (j *Journal) syncLocked() error {
 	if j.tail == nil {
 		return nil
 	}
+	if seq == j.marked {
+		return nil
+	}
 	if err := j.tail.Sync(); err != nil {
 		return j.fail(fmt.Errorf("sync journal segment: %w", err))
 	}
 	if err := writeSynced(j.mark, seq); err != nil {
 		return j.fail(fmt.Errorf("write journal's sync mark: %w", err))
 	}
+	j.marked = seq
 	return nil
 }
 

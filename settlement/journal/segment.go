@@ -193,9 +193,13 @@ func readSynced(fs FS, dir string) (uint64, error) {
 	return binary.LittleEndian.Uint64(b), nil
 }
 
-func writeSynced(f io.WriterAt, seq uint64) error {
+// writeSynced returns when the mark is on disk: with an older one, damage to a
+// synced block would pass for a torn tail.
+func writeSynced(f File, seq uint64) error {
 	b := binary.LittleEndian.AppendUint64(nil, seq)
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-	_, err := f.WriteAt(b, 0)
-	return err
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return f.Sync()
 }

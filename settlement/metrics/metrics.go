@@ -67,6 +67,7 @@ var (
 	descPeerContact = desc("cluster_peer_contact_seconds", "Time since this server heard a server; absent if it never did.", "peer", "id")
 	descCert        = desc("cluster_certificate_expiry_timestamp_seconds", "When this server's certificate between servers ends, Unix time.")
 	descBlock       = desc("journal_blocks_total", "Blocks of the journal: applied batches of commands.")
+	descVerified    = desc("journal_verified_block", "Last block of the journal's full files that was read again since the start, and is as it was written.")
 	descEntries     = desc("journal_entries_total", "Entries of the journal: transfers and facts.")
 	descCommands    = desc("node_commands_total", "Commands that this server took, by outcome.", "outcome")
 	descRecords     = desc("node_usage_records_total", "Usage records in the commands that this server took and the ledger settled.")
@@ -80,7 +81,7 @@ var (
 )
 
 var descs = []*prometheus.Desc{descInfo, descLeader, descTerm, descLast, descCommit, descApplied, descSnapshot, descPending, descContact,
-	descPeerHealthy, descPeerVoter, descPeerLag, descPeerContact, descCert, descBlock, descEntries, descCommands, descRecords, descForwarded,
+	descPeerHealthy, descPeerVoter, descPeerLag, descPeerContact, descCert, descBlock, descVerified, descEntries, descCommands, descRecords, descForwarded,
 	descWait, descLedgerTime, descSum, descRate, descRateAge, descSessions}
 
 // Describe implements prometheus.Collector.
@@ -136,6 +137,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descCommands, float64(counts.Refused), "refused")
 	count(descCommands, float64(counts.Failed), "failed")
 	count(descRecords, float64(counts.Records))
+	gauge(descVerified, float64(counts.Verified))
 	count(descForwarded, float64(counts.Forwarded))
 	count(descWait, counts.Waited.Seconds())
 	gauge(descSessions, float64(c.s.Sessions()))

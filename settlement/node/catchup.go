@@ -16,6 +16,15 @@ import (
 // against the snapshot.
 func (m *machine) complete(block uint64, digest ledger.Digest) error {
 	if last, _ := m.journal.Last(); last < block {
+		// A snapshot is written once the journal has its blocks on disk.
+		if cut := m.journal.Dropped(); cut != nil {
+			m.log.LogAttrs(m.closing, slog.LevelError, "the journal is damaged: what was cut off its end had been on disk",
+				slog.String("file", cut.File), slog.Int64("offset", cut.Offset), slog.Int64("bytes", cut.Bytes), slog.Uint64("snapshot_block", block))
+			if m.peers == nil {
+				return fmt.Errorf("the journal is damaged: %q ends at block %d with %d bytes at offset %d that are no block, but the snapshot says that block %d was on disk: copy the journal directory from another server",
+					cut.File, last, cut.Bytes, cut.Offset, block)
+			}
+		}
 		if m.peers == nil {
 			return fmt.Errorf("the journal ends at block %d, the snapshot at %d: copy the journal directory from another server", last, block)
 		}

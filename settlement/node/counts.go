@@ -16,11 +16,12 @@ type Counts struct {
 	Records   uint64 // usage records settled, whatever their status
 	Forwarded uint64 // batches handed to another server, repeats included
 	Waited    time.Duration
+	Verified  uint64 // the last block of the journal that was read again since the start, and is as it was written
 }
 
 type counters struct {
-	applied, refused, failed, records, forwarded atomic.Uint64
-	waited                                       atomic.Int64 // ns
+	applied, refused, failed, records, forwarded, verified atomic.Uint64
+	waited                                                 atomic.Int64 // ns
 }
 
 // count takes the outcome of one batch.
@@ -44,5 +45,5 @@ func (c *counters) count(commands int, results []ledger.Result, err error, took 
 func (n *Node) Counts() Counts {
 	c := &n.counters
 	return Counts{Applied: c.applied.Load(), Refused: c.refused.Load(), Failed: c.failed.Load(), Records: c.records.Load(),
-		Forwarded: c.forwarded.Load(), Waited: time.Duration(c.waited.Load())}
+		Forwarded: c.forwarded.Load(), Waited: time.Duration(c.waited.Load()), Verified: c.verified.Load()}
 }

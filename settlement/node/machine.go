@@ -86,6 +86,15 @@ func (m *machine) fail(err error) error {
 	return err
 }
 
+// stop is fail for a reason that lies outside of Apply.
+func (m *machine) stop(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failed == nil {
+		m.fail(err)
+	}
+}
+
 // Snapshot implements raftstore.StateMachine. It captures the state; Persist
 // encodes it while commands go on.
 func (m *machine) Snapshot() (raftstore.Snapshot, error) {

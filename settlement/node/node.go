@@ -57,6 +57,9 @@ type Config struct {
 	StateHashEvery uint64
 	// WallClock is what time the machine has it; nil: time.Now.
 	WallClock func() time.Time
+	// VerifyAfter is how long after the start the history is read and checked; 0:
+	// a minute, < 0: never.
+	VerifyAfter time.Duration
 }
 
 // Status is a server's state at one instant.
@@ -129,6 +132,7 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 	}
 	n.done.Go(func() { n.gather(n.closing) })
 	n.done.Go(func() { n.runTicks(n.closing) })
+	n.done.Go(func() { n.runVerify(n.closing, cfg.VerifyAfter) })
 	return n, nil
 }
 

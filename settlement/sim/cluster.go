@@ -137,7 +137,8 @@ func (s *server) start() bool {
 		runtime.Goexit()
 	}
 	cfg := node.Config{Raft: rc, DataDir: filepath.Join(s.c.dir, fmt.Sprintf("%s-%d", s.id, life)), JournalFS: journalFS{disk},
-		WallClock: func() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }}
+		WallClock:   func() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) },
+		VerifyAfter: -1} // the simulation looks for flipped bits itself
 	s.mu.Unlock()
 
 	var n *node.Node
