@@ -91,17 +91,6 @@ func (s *segment) entries() uint64 {
 	return 0
 }
 
-// blocks is how many blocks the segment holds.
-func (s *segment) blocks() int {
-	switch p := s.part.(type) {
-	case *memPart:
-		return len(p.blocks)
-	case *diskPart:
-		return int(p.meta.blocks)
-	}
-	return 0
-}
-
 // indexed takes a segment's index from its file, if that fits the segment and
 // what stands before and behind it; the blocks themselves are not read.
 func (s *scanner) indexed(seg *segment, next uint64) (bool, error) {
@@ -131,7 +120,7 @@ func (s *scanner) indexed(seg *segment, next uint64) (bool, error) {
 // index reads a segment's blocks, checks that they follow one another, and
 // returns their index, with where the segment is torn.
 func (s *scanner) index(seg segment, final bool) (m *memPart, torn *TornError, err error) {
-	m = newMemPart(0)
+	m = newMemPart(nil)
 	torn, err = s.chain(seg, final, func(f Frame) error {
 		m.add(f.Block, f.Offset)
 		return nil
@@ -221,7 +210,7 @@ func (j *Journal) seal(i int, path string, meta indexMeta, m *memPart) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.segs[i].part = d
+	j.segs[i].part, j.spare = d, m // those who read m hold mu
 }
 
 // rebuild makes a damaged index again from its segment.

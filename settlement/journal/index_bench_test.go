@@ -36,11 +36,11 @@ func BenchmarkIndexRecord(b *testing.B) {
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
-			m := newMemPart(0)
+			m := newMemPart(nil)
 			for i := 0; i < b.N; i += perBlock {
 				n := i / perBlock % perSegment
 				if n == 0 {
-					m = newMemPart(len(m.leases.ids))
+					m = newMemPart(m)
 				}
 				m.add(blocks[n], 1)
 			}

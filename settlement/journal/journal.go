@@ -39,6 +39,7 @@ type Journal struct {
 	linked bool  // the last append continued the journal's own last block
 	err    error // the first write error, or ErrClosed
 	frame  []byte
+	spare  *memPart // a sealed segment's: nobody reads it any more
 
 	rebuilding sync.Mutex // one damaged index at a time
 	sealing    sync.WaitGroup
@@ -200,12 +201,11 @@ func (j *Journal) nextSegment(first uint64, prev ledger.Digest) error {
 		}
 		j.tail = nil
 	}
-	// The next segment is about as the last.
-	leases := 0
-	if len(j.segs) > 0 {
-		leases = len(j.tailPart().leases.ids)
-	}
-	seg := segment{path: filepath.Join(j.dir, segmentName(first)), first: first, part: newMemPart(leases)}
+	j.mu.Lock()
+	spare := j.spare
+	j.spare = nil
+	j.mu.Unlock()
+	seg := segment{path: filepath.Join(j.dir, segmentName(first)), first: first, part: newMemPart(spare)}
 	f, err := j.fs.Create(seg.path)
 	if err != nil {
 		return fmt.Errorf("create journal segment: %w", err)

@@ -96,13 +96,23 @@ const rowsPerPage = 1024
 
 func (m *memPart) row(at uint32) *leaseRow { return &m.rows[at/rowsPerPage][at%rowsPerPage] }
 
-// newMemPart returns an empty index with room for some leases.
-func newMemPart(leases int) *memPart {
-	return &memPart{
-		leases:   newLeaseTable(leases),
+// newMemPart returns an empty index. The memory for leases comes from old, an
+// index that nobody uses any more; nil: there is none. Tens of megabytes of
+// fresh memory for each segment would cost more than filling them.
+func newMemPart(old *memPart) *memPart {
+	m := &memPart{
 		accounts: make(map[ledger.AccountID]*[]move),
 		lists:    [tables]map[uint64]*[]ledger.LeaseID{make(map[uint64]*[]ledger.LeaseID), make(map[uint64]*[]ledger.LeaseID)},
 	}
+	if old == nil {
+		m.leases = newLeaseTable(0)
+		return m
+	}
+	for _, page := range old.rows {
+		clear(page)
+	}
+	m.leases, m.rows = old.leases.emptied(), old.rows
+	return m
 }
 
 // touchAhead is how many entries' leases are looked up ahead: those of about
@@ -151,7 +161,7 @@ func list(m map[uint64]*[]ledger.LeaseID, key uint64, id ledger.LeaseID) {
 func (m *memPart) leaseEntry(id ledger.LeaseID, block uint32, e *ledger.Entry) {
 	if m.lastLease != id {
 		at, isNew := m.leases.number(id)
-		if isNew && at%rowsPerPage == 0 {
+		if isNew && at/rowsPerPage == uint32(len(m.rows)) {
 			m.rows = append(m.rows, make([]leaseRow, rowsPerPage))
 		}
 		m.lastLease, m.lastRow = id, at

@@ -28,6 +28,12 @@ func newLeaseTable(n int) leaseTable {
 	return leaseTable{slots: make([]leaseSlot, 1<<size), shift: 64 - size, ids: make([]ledger.LeaseID, 0, n)}
 }
 
+// emptied returns an empty table in the memory of t, which is no more to be used.
+func (t *leaseTable) emptied() leaseTable {
+	clear(t.slots)
+	return leaseTable{slots: t.slots, shift: t.shift, ids: t.ids[:0]}
+}
+
 // slot is where the lease is, or would be.
 func (t *leaseTable) slot(id ledger.LeaseID) *leaseSlot {
 	mask := uint64(len(t.slots) - 1)

@@ -183,7 +183,7 @@ func pids(peers []*peer) (pids []int) {
 // prepared batches are to last for.
 func (c *Cluster) Run(batch, inFlight int, each time.Duration, expect int) (*Load, error) {
 	n := len(c.clients)
-	warm := each / 10
+	warm := each / 2 // memory that was never touched costs more than the work itself
 	need := int(float64(expect)*(each+warm).Seconds())/n + batch
 	if err := c.all(c.clients, "prepare", func(int) any { return prepareArgs{Batch: batch, Records: need} }, nil); err != nil {
 		return nil, err

@@ -117,7 +117,7 @@ func (b *Bench) columns(f *workload.Feed, n int) columns {
 	return columns{len(records), []any{nil, c[0], c[1], c[2], c[3], c[4], c[5]}}
 }
 
-// Run posts batches of n records for a while, after a tenth of it for warming
+// Run posts batches of n records for a while, after half of it for warming
 // up; a checkpoint falls into the middle. The batches are made before it.
 func (b *Bench) Run(ctx context.Context, n int, each time.Duration) (*Load, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -208,7 +208,7 @@ func (b *Bench) Run(ctx context.Context, n int, each time.Duration) (*Load, erro
 	return out, nil
 }
 
-// clock lets the load run: a tenth of the time to warm up, then the measured
+// clock lets the load run: half of the time to warm up, then the measured
 // time with a checkpoint in it.
 func (b *Bench) clock(ctx context.Context, each time.Duration, measure func(bool), any func() bool) (*Load, error) {
 	wait := func(d time.Duration) error {
@@ -228,7 +228,7 @@ func (b *Bench) clock(ctx context.Context, each time.Duration, measure func(bool
 		self, err = proc.OwnCPU()
 		return
 	}
-	if err := wait(each / 10); err != nil {
+	if err := wait(each / 2); err != nil {
 		return nil, err
 	}
 	s0, c0, err := cpu()
