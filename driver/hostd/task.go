@@ -234,8 +234,13 @@ func reading(s shim.Sample) meter.Reading {
 	return r
 }
 
-// totals is what the lease has used until now, for a heartbeat. ok is false
-// when the task doesn't run. It doesn't wait for a record being written.
+// beatMaxAge is how old what a heartbeat says may be: as old as a checkpoint,
+// so that as a rule a heartbeat costs no reading of its own.
+const beatMaxAge = 2500 * time.Millisecond
+
+// totals is what the lease has used until now, or a moment ago, for a heartbeat.
+// ok is false when the task doesn't run. It doesn't wait for a record being
+// written.
 func (t *task) totals() (tot session.Totals, ok bool) {
 	lease := t.lease()
 	if lease == 0 || t.hasExited() {
@@ -245,10 +250,13 @@ func (t *task) totals() (tot session.Totals, ok bool) {
 	defer t.beatMu.Unlock()
 	if t.meterMu.TryLock() {
 		if t.meter != nil && t.meter.State != meter.Idle {
-			m := t.meter.Clone() // a look ahead, no boundary
-			if s, err := t.process().Sample(); err == nil && m.State != meter.Ended {
-				// The state was checked: a checkpoint fits it.
-				_ = m.Checkpoint(reading(s))
+			m := t.meter
+			if m.State != meter.Ended && monoNow()-m.LastNs > int64(beatMaxAge) {
+				if s, err := t.process().Sample(); err == nil {
+					m = m.Clone() // a look ahead, no boundary
+					// The state was checked: a checkpoint fits it.
+					_ = m.Checkpoint(reading(s))
+				}
 			}
 			u := m.Usage()
 			t.beat.WallMs = max(t.beat.WallMs, u.Active.WallMs)

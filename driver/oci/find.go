@@ -114,6 +114,9 @@ func (f *Found) try(ctx context.Context, p Probe) (err error) {
 		Root:   &Root{Dir: root, FirstID: p.FirstID, IDs: p.IDs},
 		Mounts: []Mount{{Source: p.Program, Target: "/probe", ReadOnly: true}},
 	}
+	if f.OwnKernel { // which has threads and memory of its own
+		task.MemoryBytes, task.PidsMax = 512<<20, 512
+	}
 	if p.FirstID > 0 {
 		task.Root.Sys = filepath.Join(p.Dir, "sys")
 		if err := errors.Join(os.Mkdir(task.Root.Sys, 0o755), p.BindSys(task.Root.Sys)); err != nil {

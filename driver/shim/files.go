@@ -91,14 +91,22 @@ func readStat(path string) (stat, error) {
 func parseStat(b []byte) (stat, error) {
 	// The name, in parentheses, may hold anything; field 3 follows it.
 	i := bytes.LastIndexByte(b, ')')
-	f := bytes.Fields(b[i+1:])
-	if i < 0 || len(f) < 20 {
+	var f [20][]byte // this is read for every sample: nothing is allocated
+	n := 0
+	for word := range bytes.FieldsSeq(b[i+1:]) {
+		if f[n] = word; n == len(f)-1 {
+			n++
+			break
+		}
+		n++
+	}
+	if i < 0 || n < len(f) {
 		return stat{}, errors.New("parse /proc/pid/stat: too few fields")
 	}
 	flags, err1 := strconv.ParseUint(string(f[6]), 10, 64)
 	start, err2 := strconv.ParseUint(string(f[19]), 10, 64)
-	if err := errors.Join(err1, err2); err != nil {
-		return stat{}, fmt.Errorf("parse /proc/pid/stat: %w", err)
+	if err1 != nil || err2 != nil {
+		return stat{}, fmt.Errorf("parse /proc/pid/stat: %w", errors.Join(err1, err2))
 	}
 	return stat{state: f[0][0], flags: flags, startTime: start}, nil
 }

@@ -264,7 +264,7 @@ func cpuProbe(dir string) int {
 		if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil { // CPUCLOCK_SCHED of the process
 			return nil, err
 		}
-		if err := s.start(pid); err != nil {
+		if _, err := s.start(pid); err != nil {
 			return nil, err
 		}
 		_, ru, err := reap(pid)

@@ -202,10 +202,12 @@ func (s *shim) execute(pid int) (*Exit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.start(pid); err != nil {
+	stamp, err := s.start(pid)
+	if err == nil && stamp.MonoNs == 0 {
+		stamp, err = watcher.Exec(execTimeout)
+	} else if err != nil {
 		return nil, err
 	}
-	stamp, err := watcher.Exec(execTimeout)
 	switch {
 	case errors.Is(err, procevent.ErrDied):
 		return nil, s.whyDied(pid)
@@ -284,15 +286,21 @@ func asleep(pid int) bool {
 	return true
 }
 
-// start lets the first process execute the command.
-func (s *shim) start(pid int) error {
+// start lets the first process execute the command. A runtime with a kernel of
+// its own (gVisor) has no exec.fifo, and its first process is that kernel, which
+// executes nothing more: the command runs by the time that the runtime's start
+// has returned, which is the stamp then.
+func (s *shim) start(pid int) (procevent.Stamp, error) {
 	err := s.runtime.OpenExecFIFO(s.spec.ContainerID, pid)
-	if errors.Is(err, oci.ErrNoExecFIFO) {
-		ctx, cancel := context.WithTimeout(context.Background(), createTimeout)
-		defer cancel()
-		return s.runtime.Start(ctx, s.spec.ContainerID)
+	if !errors.Is(err, oci.ErrNoExecFIFO) {
+		return procevent.Stamp{}, err
 	}
-	return err
+	ctx, cancel := context.WithTimeout(context.Background(), createTimeout)
+	defer cancel()
+	if err := s.runtime.Start(ctx, s.spec.ContainerID); err != nil {
+		return procevent.Stamp{}, err
+	}
+	return procevent.Stamp{MonoNs: monoNow(), Source: procevent.SourceClock}, nil
 }
 
 // whyDied says why the first process died before it executed the command.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,6 +50,7 @@ type Proc struct {
 
 	mu      sync.Mutex
 	cpu     *cgroup.CPU // opened by the first Sample
+	stat    *os.File    // of the task's first process, as well
 	process *Process    // the task's first one, once it is known: it never changes
 }
 
@@ -324,10 +326,34 @@ func (p *Proc) Sample() (Sample, error) {
 			s.CPUUsec = &use.UsageUsec
 		}
 	}
-	if !runs(id) {
+	if !p.runs(id) {
 		return Sample{}, ErrEnding
 	}
 	return s, nil
+}
+
+// runs reports whether the process has a thread that is not exiting. Its file of
+// /proc stays open: it is of that process alone, whatever its pid becomes.
+func (p *Proc) runs(id Process) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stat == nil {
+		f, err := os.Open(filepath.Join("/proc", strconv.Itoa(id.Pid), "stat"))
+		if err != nil || !runs(id) {
+			if err == nil {
+				_ = f.Close() // only read
+			}
+			return false
+		}
+		p.stat = f
+	}
+	var buf [1024]byte
+	n, err := p.stat.ReadAt(buf[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false // ESRCH: it is gone
+	}
+	st, err := parseStat(buf[:n])
+	return err == nil && (st.flags&pfExiting == 0 || runs(id))
 }
 
 // meter is the CPU meter, held open.
@@ -381,6 +407,10 @@ func (p *Proc) Cleanup(ctx context.Context) error {
 	if p.cpu != nil {
 		_ = p.cpu.Close()
 		p.cpu = nil
+	}
+	if p.stat != nil {
+		_ = p.stat.Close()
+		p.stat = nil
 	}
 	p.mu.Unlock()
 	if err := p.group.Kill(); err != nil {
