@@ -93,7 +93,7 @@ func (r *Report) alone(ctx context.Context, cfg Config, log io.Writer) error {
 	}
 	if cfg.Accounts > 0 {
 		say(log, "ledger alone: %d accounts", cfg.Accounts)
-		res, err := alone.Accounts(ctx, cfg.Accounts)
+		res, err := alone.Accounts(ctx, cfg.Accounts, cfg.Each/2)
 		if err != nil {
 			return fmt.Errorf("ledger of %d accounts: %w", cfg.Accounts, err)
 		}

@@ -39,9 +39,13 @@ var figures = []struct{ name, unit, what string }{
 	{"ledger_ns_per_record", "ns", "ledger alone, 1 M leases, batches of 1,024: processor time"},
 	{"ledger_ns_per_record_batch64", "ns", "the same in batches of 64"},
 	{"ledger_allocs_per_record", "", "allocations"},
-	{"snapshot_stall_ms", "ms", "longest wait of Apply while a snapshot of the largest ledger is written"},
+	{"snapshot_stall_ms", "ms", "longest wait of Apply while a snapshot of 10 M accounts is written"},
 	{"snapshot_stall_cpu_ms", "ms", "its processor time alone"},
+	{"snapshot_quiet_stall_ms", "ms", "longest wait of Apply without a snapshot: the machine's own"},
+	{"snapshot_stall_leases_ms", "ms", "the same of the largest ledger of leases, batches of 64"},
+	{"snapshot_stall_leases_cpu_ms", "ms", "its processor time alone"},
 	{"restore_s", "s", "restore of a ledger of 10 M accounts"},
+	{"restore_cpu_s", "s", "its processor time"},
 	{"restore_leases_s", "s", "restore of the largest ledger of leases"},
 	{"bytes_per_lease", "B", "memory of a lease with names, key and indexes"},
 	{"bytes_per_account", "B", "memory of an account with its name"},
@@ -104,13 +108,17 @@ func (r *Report) sum() {
 			set("bytes_per_lease", l.BytesPerLease)
 		}
 		if s := l.Snapshot; s != nil {
-			set("snapshot_stall_ms", s.StallMs)
-			set("snapshot_stall_cpu_ms", s.StallCPUMs)
+			set("snapshot_stall_leases_ms", s.StallMs)
+			set("snapshot_stall_leases_cpu_ms", s.StallCPUMs)
 			set("restore_leases_s", s.RestoreS)
 		}
 	}
 	if a := r.Accounts; a != nil {
-		set("restore_s", a.RestoreS)
+		set("snapshot_stall_ms", a.Snapshot.StallMs)
+		set("snapshot_stall_cpu_ms", a.Snapshot.StallCPUMs)
+		set("snapshot_quiet_stall_ms", a.Snapshot.QuietMs)
+		set("restore_s", a.Snapshot.RestoreS)
+		set("restore_cpu_s", a.Snapshot.RestoreCPUS)
 		set("bytes_per_account", a.BytesPerAccount)
 	}
 	ours := func(batch int, v func(*cluster.Load) float64) float64 {

@@ -123,7 +123,6 @@ type meter struct {
 	feeds []*workload.Feed
 	turn  int
 	now   ledger.Time
-	at    uint64 // entries at the capture
 }
 
 // made is how many records are made at a time, before the clock runs.

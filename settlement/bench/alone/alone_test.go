@@ -27,3 +27,13 @@ func TestRun(t *testing.T) {
 		t.Errorf("snapshot: got %+v", s)
 	}
 }
+
+func TestAccounts(t *testing.T) {
+	res, err := alone.Accounts(t.Context(), 3000, time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := res.Snapshot; res.Accounts < 3000 || res.BytesPerAccount <= 0 || s.Bytes == 0 || s.StallMs <= 0 || s.QuietMs <= 0 || s.RestoreS <= 0 {
+		t.Errorf("got %+v", res)
+	}
+}
