@@ -41,7 +41,8 @@ func TestIDSetIsAnOrderedSet(t *testing.T) {
 }
 
 func TestSlabKeepsItsRows(t *testing.T) {
-	var s slab[int]
+	var s wide[int]
+	pageSize := int(s.rows())
 	first, p := s.add()
 	*p = 7
 	for i := 2; i <= 3*pageSize; i++ {
@@ -409,8 +410,8 @@ func TestRowsAreLaidOut(t *testing.T) {
 }
 
 func TestReplacedPagesServeTheNextCapture(t *testing.T) {
-	var s slab[int]
-	for range 2 * pageSize {
+	var s narrow[int]
+	for range 2 * s.rows() {
 		s.add()
 	}
 	c := s.capture()

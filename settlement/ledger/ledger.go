@@ -17,44 +17,44 @@ type Ledger struct {
 	texts arena // of all tables below up to keys
 	seed  maphash.Seed
 
-	accounts    slab[account]
+	accounts    narrow[account]
 	withdrawing [2]AccountID // by currency; 0: not opened yet
 	escrow      AccountID    // 0: not opened yet
 
-	customers     slab[customer]
+	customers     narrow[customer]
 	customerNames index
 	namespaces    index
-	suppliers     slab[supplier]
+	suppliers     narrow[supplier]
 	supplierNames index
-	hosts         slab[host]
+	hosts         wide[host]
 	hostNames     index
 	hostKeys      index
 
-	jobs     slab[job]
-	jobNames slab[jobName] // beside jobs, whose every row changes all the time
+	jobs     narrow[job]
+	jobNames narrow[jobName] // beside jobs, whose every row changes all the time
 	jobIndex index
 
-	leases     slab[LeaseRow]
-	leaseTerms slab[leaseTerms]
+	leases     wide[LeaseRow]
+	leaseTerms narrow[leaseTerms]
 	leaseIndex index
 	pending    idSet // leases with Unconverted > 0 or Deferred
 	deferred   int   // of them, leases with Deferred
 
-	withdrawals slab[Withdrawal]
-	corrections slab[Correction]
+	withdrawals wide[Withdrawal]
+	corrections wide[Correction]
 	corrected   map[LeaseID]corrected // what corrections sum up to
 
-	unbondings   slab[Unbonding]
+	unbondings   wide[Unbonding]
 	unbondingsOf map[SupplierID][]UnbondingID // that have not matured; never ranged over
-	fines        slab[Fine]
+	fines        wide[Fine]
 	finesOf      map[SupplierID][]FineID // that were issued; never ranged over
-	offences     slab[Offence]
+	offences     wide[Offence]
 	offenceIndex map[offenceKey]int
 	evidenceUsed map[uint64]FineID // by entry
 	due          dueHeap
 	marks        []Mark
 
-	keys     slab[keyRow]
+	keys     narrow[keyRow]
 	keyIndex index
 
 	scratch    []byte // of newRecord

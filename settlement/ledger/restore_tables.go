@@ -18,7 +18,7 @@ func (l *Ledger) stateOfTables(st *State) {
 }
 
 // rowsOf copies a table.
-func rowsOf[T any](s *slab[T]) []T {
+func rowsOf[T any, P page[T]](s *slab[T, P]) []T {
 	rows := make([]T, 0, s.len())
 	for _, row := range s.all() {
 		rows = append(rows, *row)

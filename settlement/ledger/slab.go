@@ -7,17 +7,22 @@ import (
 )
 
 const (
-	pageBits = 6
-	pageSize = 1 << pageBits
-	pageMask = pageSize - 1
-
 	// One page in sparePart is made ahead, up to sparesMax of a table: the
 	// first writes after a capture copy into pages that are in memory already.
 	sparePart = 16
 	sparesMax = 2048
 )
 
-type page[T any] [pageSize]T
+// page has as many rows as suit their size: a capture copies the list of pages,
+// so there should be few, and after it the first write to a page copies that,
+// so it should be small.
+type page[T any] interface{ [32]T | [256]T }
+
+// wide is a table of rows of cache lines, narrow one of rows of words.
+type (
+	wide[T any]   = slab[T, [32]T]
+	narrow[T any] = slab[T, [256]T]
+)
 
 // slab is a growing table of rows in pages, numbered from 1. Growth copies
 // nothing but the list of pages.
@@ -26,24 +31,31 @@ type page[T any] [pageSize]T
 // row is written only through edit or add, which copy a shared page first. A
 // pointer that they return stays good until the next capture; one from get
 // only until the next edit or add, and is for reading.
-type slab[T any] struct {
-	pages  []*page[T]
+type slab[T any, P page[T]] struct {
+	pages  []*P
 	gens   []uint32 // of each page: the generation it was made or copied in
 	n      int
 	gen    uint32 // raised by each capture
 	open   int    // captures that were not released
-	spares []*page[T]
-	old    []*page[T] // replaced while a capture is open
+	spares []*P
+	old    []*P // replaced while a capture is open
 }
 
-func (s *slab[T]) add() (id int, row *T) {
-	if s.n&pageMask == 0 {
+// rows is how many a page has, to the compiler a constant.
+func (s *slab[T, P]) rows() uint {
+	var p P
+	return uint(len(p))
+}
+
+func (s *slab[T, P]) add() (id int, row *T) {
+	if uint(s.n)%s.rows() == 0 {
 		if len(s.pages)%sparePart == 0 && len(s.spares) < sparesMax {
-			p := new(page[T])
-			clear(p[:]) // a write to every byte: the kernel gives the memory now
+			var zero P
+			p := new(P)
+			*p = zero // a write to every byte: the kernel gives the memory now
 			s.spares = append(s.spares, p)
 		}
-		s.pages = append(s.pages, new(page[T]))
+		s.pages = append(s.pages, new(P))
 		s.gens = append(s.gens, s.gen)
 	}
 	s.n++
@@ -51,27 +63,28 @@ func (s *slab[T]) add() (id int, row *T) {
 }
 
 // get returns row id, which must be within 1 and len, for reading.
-func (s *slab[T]) get(id int) *T {
+func (s *slab[T, P]) get(id int) *T {
 	i := uint(id - 1)
-	return &s.pages[i>>pageBits][i&pageMask]
+	return &(*s.pages[i/s.rows()])[i%s.rows()]
 }
 
 // edit returns row id, which must be within 1 and len, for reading and
 // writing.
-func (s *slab[T]) edit(id int) *T {
+func (s *slab[T, P]) edit(id int) *T {
 	i := uint(id - 1)
-	if s.open > 0 && s.gens[i>>pageBits] != s.gen {
-		s.unshare(i >> pageBits)
+	at := i / s.rows()
+	if s.open > 0 && s.gens[at] != s.gen {
+		s.unshare(at)
 	}
-	return &s.pages[i>>pageBits][i&pageMask]
+	return &(*s.pages[at])[i%s.rows()]
 }
 
-func (s *slab[T]) unshare(i uint) {
-	var p *page[T]
+func (s *slab[T, P]) unshare(i uint) {
+	var p *P
 	if n := len(s.spares); n > 0 {
 		p, s.spares = s.spares[n-1], s.spares[:n-1]
 	} else {
-		p = new(page[T])
+		p = new(P)
 	}
 	*p = *s.pages[i]
 	if len(s.old) < sparesMax {
@@ -82,15 +95,15 @@ func (s *slab[T]) unshare(i uint) {
 
 // capture returns the table as it is now. It is good for get and all, beside
 // edits of s, until release.
-func (s *slab[T]) capture() slab[T] {
+func (s *slab[T, P]) capture() slab[T, P] {
 	s.gen++
 	s.open++
-	return slab[T]{pages: slices.Clone(s.pages), n: s.n}
+	return slab[T, P]{pages: slices.Clone(s.pages), n: s.n}
 }
 
 // release ends one capture. With the last one, the pages that were replaced
 // are nobody's, and serve the next.
-func (s *slab[T]) release() {
+func (s *slab[T, P]) release() {
 	s.open--
 	if s.open == 0 {
 		s.spares = append(s.spares, s.old[:min(len(s.old), sparesMax-min(sparesMax, len(s.spares)))]...)
@@ -98,10 +111,10 @@ func (s *slab[T]) release() {
 	}
 }
 
-func (s *slab[T]) len() int { return s.n }
+func (s *slab[T, P]) len() int { return s.n }
 
 // all yields every row, for reading.
-func (s *slab[T]) all() iter.Seq2[int, *T] {
+func (s *slab[T, P]) all() iter.Seq2[int, *T] {
 	return func(yield func(int, *T) bool) {
 		for id := 1; id <= s.n; id++ {
 			if !yield(id, s.get(id)) {

@@ -129,7 +129,7 @@ func (l *Ledger) State() *State {
 }
 
 // tableOf is a slab as a table of what fill makes of its rows.
-func tableOf[R, T any](s *slab[R], fill func(id int, row *R, out *T)) Table[T] {
+func tableOf[R, T any, P page[R]](s *slab[R, P], fill func(id int, row *R, out *T)) Table[T] {
 	return Table[T]{Count: uint64(s.len()), Rows: func(yield func(*T) bool) {
 		var out T
 		for id, row := range s.all() {

@@ -153,7 +153,7 @@ func (l *Ledger) WithdrawalCount() WithdrawalID { return WithdrawalID(l.withdraw
 func (l *Ledger) Withdrawal(id WithdrawalID) (Withdrawal, bool) { return rowOf(&l.withdrawals, id) }
 
 // rowOf returns a copy of a slab's row.
-func rowOf[ID ~uint32, T any](s *slab[T], id ID) (row T, ok bool) {
+func rowOf[ID ~uint32, T any, P page[T]](s *slab[T, P], id ID) (row T, ok bool) {
 	if id == 0 || int64(id) > int64(s.len()) {
 		return row, false
 	}
