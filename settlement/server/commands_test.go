@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -152,5 +153,46 @@ func TestRestart(t *testing.T) {
 		if gotDigest != digest || gotBill != bill {
 			t.Errorf("after a restart (snapshot %v): got %s\n%s\nwant %s\n%s", snapshot, gotDigest, gotBill, digest, bill)
 		}
+	}
+}
+
+// A correction names an entry about its lease, and no other.
+func TestCorrectionOfItsOwnLease(t *testing.T) {
+	f := start(t)
+	f.evidenced() // lease 1 with a charge
+	ids := f.openLeases(1)
+	entries := func(lease uint64) map[uint64]bool {
+		r, err := f.api.ExplainLease(t.Context(), &joulev1.ExplainLeaseRequest{LeaseId: lease})
+		f.ok(err)
+		out := map[uint64]bool{}
+		for _, e := range r.Entries {
+			out[e.Seq] = true
+		}
+		return out
+	}
+	mine, others := entries(1), entries(ids[0])
+	st, err := f.api.GetStatus(t.Context(), &joulev1.GetStatusRequest{})
+	f.ok(err)
+	taken := 0
+	for entry := uint64(0); entry <= st.Entries+1; entry++ {
+		if entry > st.Entries {
+			entry = 1 << 40 // the corrections have made some more
+		}
+		_, err := f.api.CorrectLease(t.Context(), &joulev1.CorrectLeaseRequest{Key: fmt.Sprint("c", entry), LeaseId: 1, Entry: entry, Why: "w", Legs: []*joulev1.CorrectionLeg{
+			{From: joulev1.Party_PARTY_CUSTOMER, To: joulev1.Party_PARTY_TREASURY, Currency: joulev1.Currency_CURRENCY_USD, Amount: 1}}})
+		want := joulev1.ErrorReason_ERROR_REASON_INVALID
+		switch {
+		case mine[entry]:
+			want = joulev1.ErrorReason_ERROR_REASON_UNSPECIFIED
+			taken++
+		case entry == 0 || entry > st.Entries:
+			want = joulev1.ErrorReason_ERROR_REASON_NOT_FOUND
+		}
+		if mine[entry] && others[entry] || reason(err) != want {
+			t.Errorf("entry %d, about lease 1: %v, the other: %v: got %v, want %v", entry, mine[entry], others[entry], err, want)
+		}
+	}
+	if taken < 3 || len(others) == 0 {
+		t.Errorf("%d entries are about lease 1, %d about the other", taken, len(others))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	joulev1 "github.com/joulecloud/joule/settlement/api/joule/v1"
+	"github.com/joulecloud/joule/settlement/journal"
 	"github.com/joulecloud/joule/settlement/ledger"
 )
 
@@ -154,12 +155,38 @@ func (s *Server) CorrectLease(ctx context.Context, r *joulev1.CorrectLeaseReques
 		}
 		cmd.Legs = append(cmd.Legs, ledger.CorrectionLeg{From: from, To: to, Currency: cur, Amount: leg.GetAmount()})
 	}
+	if err := s.checkEntryOfLease(ctx, cmd.Entry, cmd.Lease); err != nil {
+		return nil, err
+	}
 	res, err := s.submit(ctx, r.Key, cmd)
 	if err != nil {
 		return nil, err
 	}
 	c, err := show(ctx, s, func(n names) *joulev1.Correction { return n.correction(ledger.CorrectionID(res.ID)) })
 	return &joulev1.CorrectLeaseResponse{Correction: c}, err
+}
+
+// checkEntryOfLease refuses an entry that is not about the lease. The journal
+// knows, which the ledger does not read; an entry never changes, so what was
+// found here holds when the command is applied. What is not there at all is for
+// the ledger to refuse.
+func (s *Server) checkEntryOfLease(ctx context.Context, entry uint64, lease ledger.LeaseID) error {
+	there := false
+	err := s.node.Read(ctx, func(l *ledger.Ledger) error {
+		there = entry > 0 && entry <= l.EntryCount() && lease > 0 && lease <= l.LeaseCount()
+		return nil
+	})
+	if err != nil || !there {
+		return err
+	}
+	found, err := s.history.EntriesOfLease(lease, journal.Range{After: entry - 1, Limit: 1})
+	if err != nil {
+		return fmt.Errorf("read the journal of lease %d: %w", lease, err)
+	}
+	if len(found) == 0 || found[0].Seq != entry {
+		return invalid("entry: %d is not about lease L%d", entry, lease)
+	}
+	return nil
 }
 
 func (n names) correction(id ledger.CorrectionID) *joulev1.Correction {
