@@ -36,6 +36,7 @@ type Config struct {
 	MembersFile string
 
 	Interval     time.Duration // between two rounds of questions to the others
+	StuckAfter   time.Duration // a leader that applies nothing for so long stops
 	PromoteAfter time.Duration // for which a server without a vote must have kept up
 
 	// Fatal is told why this server must stop. Diverged: its history or its
@@ -46,7 +47,7 @@ type Config struct {
 
 // Default returns the values that rarely change.
 func Default() Config {
-	return Config{Interval: time.Second, PromoteAfter: 2 * time.Second}
+	return Config{Interval: time.Second, PromoteAfter: 2 * time.Second, StuckAfter: stuckAfter}
 }
 
 // Agent is this server among the others. It is safe for concurrent use.

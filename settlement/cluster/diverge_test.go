@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/joulecloud/joule/settlement/cluster"
 	"github.com/joulecloud/joule/settlement/ledger"
@@ -94,20 +95,23 @@ func (b *boxes) submit(i int, key string, cmd ledger.Command) ledger.Result {
 
 // A server whose memory is not the others' stops and says what differs: by the
 // next hash over the whole state, or by the first command that it answers
-// differently, whichever comes first. The others go on.
+// differently, whichever comes first; where no command comes at all, by the
+// time that passes. The others go on.
 func TestDivergedServerStops(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		every uint64 // blocks between hashes of the state
+		idle  time.Duration
 		want  string
 	}{
-		{"by a hash of the state", 4, "the state of this server at block"},
-		{"by an answer", 1 << 40, "the history of this server at block"},
+		{"by a hash of the state", 4, time.Hour, "the state of this server at block"},
+		{"by an answer", 1 << 40, time.Hour, "the history of this server at block"},
+		{"by time", 1 << 40, 100 * time.Millisecond, "the state of this server at block"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			b := newBoxes(t, 3, func(_ *cluster.Config, n *node.Config) { n.StateHashEvery = c.every })
+			b := newBoxes(t, 3, func(_ *cluster.Config, n *node.Config) { n.StateHashEvery, n.StateHashInterval = c.every, c.idle })
 			b.submit(0, "c", &ledger.CreateCustomer{Name: "acme", Namespace: "acme", PayIn: ledger.USD})
 			b.submit(0, "d", &ledger.Deposit{Customer: "acme", Currency: ledger.USD, Amount: 5e9, Ref: "r"})
 			b.same()
@@ -120,6 +124,15 @@ func TestDivergedServerStops(t *testing.T) {
 			b.start(bad, false)
 			good := (bad + 1) % 3
 			b.eventually("lead or follow", func() error { return b.all[bad].node.Read(t.Context(), func(*ledger.Ledger) error { return nil }) })
+			if c.idle < time.Hour {
+				err := b.told(bad)
+				if !strings.Contains(err.Error(), "diverged") || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("got %v, want %q", err, c.want)
+				}
+				b.quiet(bad)
+				b.put(good, "goes-on")
+				return
+			}
 			res := b.submit(good, "w", &ledger.Withdraw{Party: ledger.PartyCustomer, Name: "acme", Currency: ledger.USD, Amount: 50e9, Ref: "r"})
 			if res.Code != ledger.CodeInsufficient {
 				t.Fatalf("got %+v, want a refusal", res)

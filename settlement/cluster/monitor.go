@@ -49,6 +49,11 @@ func (p *peer) silence(now time.Time) time.Duration {
 // Run watches the others until ctx ends. The node must be attached.
 func (a *Agent) Run(ctx context.Context) {
 	n := a.attached()
+	// The watchdog is apart from the rounds: what holds up the ledger holds them
+	// up as well.
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { a.guard(ctx, n) })
 	tick := time.NewTicker(a.cfg.Interval)
 	defer tick.Stop()
 	for {
@@ -71,7 +76,6 @@ func (a *Agent) round(ctx context.Context, n *node.Node) {
 	}
 	a.compare(ctx, n)
 	a.checkMembership(ctx, n)
-	a.checkProgress(ctx, n)
 	if n.Store().IsLeader() {
 		a.lead(ctx, n, members)
 	}

@@ -18,6 +18,24 @@ import (
 // shutdownTimeout bounds how long running calls may take to finish.
 const shutdownTimeout = 5 * time.Second
 
+// stopTimeout bounds how long the data may take to be closed: a disk that never
+// answers must not keep a server that has failed from ending.
+const stopTimeout = time.Minute
+
+// within returns what fn does, or after the time that it is not done.
+func within(limit time.Duration, fn func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-t.C:
+		return fmt.Errorf("the data was not closed within %s", limit)
+	}
+}
+
 // Run runs a server until ctx ends or it fails; everything it started has
 // stopped when it returns. cfg must have passed Validate. ready, unless nil, is
 // called once the API answers, with its address.
@@ -54,7 +72,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, read
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stopCluster()) }()
+	defer func() { err = errors.Join(err, within(stopTimeout, stopCluster)) }()
 
 	stopRate, err := startRate(ctx, cfg.Rate, n, log)
 	if err != nil {

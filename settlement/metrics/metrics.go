@@ -20,6 +20,7 @@ import (
 type Node interface {
 	Status() node.Status
 	Counts() node.Counts
+	Sums() (usd, joule int64)
 }
 
 // Log is the replicated log.
@@ -126,8 +127,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descBlock, float64(n.Block))
 	count(descEntries, float64(n.Entries))
 	gauge(descLedgerTime, float64(n.LedgerTime)/1e3)
-	gauge(descSum, float64(n.USDSum), "USD")
-	gauge(descSum, float64(n.JouleSum), "JOULE")
+	usd, joule := c.s.Node.Sums()
+	gauge(descSum, float64(usd), "USD")
+	gauge(descSum, float64(joule), "JOULE")
 	if n.Rate.ID != 0 {
 		gauge(descRate, float64(n.Rate.NUSDPerJoule)/1e9)
 		gauge(descRateAge, float64(n.Rate.Set)/1e3)

@@ -73,7 +73,7 @@ func (m *machine) Apply(index uint64, data []byte) any {
 	}
 	m.block, m.digest = b.Seq, b.Digest
 	m.clock.learn(time.Now(), b.Time)
-	if m.hashes.due(m.block) {
+	if m.hashes.due(m.block, b.Time) {
 		m.hashes.start(m)
 	}
 	return results
@@ -109,6 +109,9 @@ func (m *machine) Snapshot() (raftstore.Snapshot, error) {
 // Restore implements raftstore.StateMachine.
 func (m *machine) Restore(r io.Reader) error {
 	l, extra, err := wire.ReadSnapshot(r)
+	if errors.Is(err, wire.ErrUnknownVersion) {
+		err = fmt.Errorf("%w: upgrade this node", err)
+	}
 	if err != nil {
 		return fmt.Errorf("read snapshot: %w", err)
 	}

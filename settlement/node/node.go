@@ -54,7 +54,10 @@ type Config struct {
 	Peers     Peers            // nil: commands and reads are refused where this server does not lead
 	// StateHashEvery is after how many blocks a hash over the whole ledger is
 	// made, for comparison between servers, where it must be the same; 0: 16384.
-	StateHashEvery uint64
+	// One is also made when so much ledger time has passed, the same everywhere,
+	// and of an idle ledger when so much time has; 0: 2 minutes.
+	StateHashEvery    uint64
+	StateHashInterval time.Duration
 	// WallClock is what time the machine has it; nil: time.Now.
 	WallClock func() time.Time
 	// VerifyAfter is how long after the start the history is read and checked; 0:
@@ -74,8 +77,6 @@ type Status struct {
 	LedgerTime   ledger.Time
 	Rate         ledger.Rate
 	Policy       ledger.Policy
-	USDSum       int64
-	JouleSum     int64
 }
 
 // Node is one settlement server's replica. It is safe for concurrent use.
@@ -90,6 +91,7 @@ type Node struct {
 
 	restoring atomic.Bool // no command is proposed
 	counters  counters
+	sums      sums
 
 	leaderReads   rounds
 	verifiedReads rounds
@@ -125,6 +127,7 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 	n.closing, n.stop = context.WithCancel(context.Background())
 	n.machine = &machine{ledger: ledger.New(), journal: jrn, fatal: cfg.Raft.Fatal, log: log, closing: n.closing, peers: cfg.Peers, clock: &n.clock}
 	n.machine.hashes.every = cmp.Or(cfg.StateHashEvery, stateHashEvery)
+	n.machine.hashes.interval = cmp.Or(cfg.StateHashInterval, stateHashInterval)
 	cfg.Raft.Dir = filepath.Join(cfg.DataDir, "raft")
 	if n.store, err = raftstore.Open(cfg.Raft, n.machine, log); err != nil {
 		n.stop()
@@ -133,6 +136,7 @@ func Open(cfg Config, log *slog.Logger) (*Node, error) {
 	n.done.Go(func() { n.gather(n.closing) })
 	n.done.Go(func() { n.runTicks(n.closing) })
 	n.done.Go(func() { n.runVerify(n.closing, cfg.VerifyAfter) })
+	n.done.Go(func() { n.hashIdle(n.closing) })
 	return n, nil
 }
 
@@ -281,7 +285,6 @@ func (n *Node) Status() Status {
 		Block: m.block, Entries: m.ledger.EntryCount(), Digest: m.digest, LedgerTime: m.ledger.Now(), Policy: m.ledger.Policy(),
 	}
 	st.Rate, _ = m.ledger.Rate()
-	st.USDSum, st.JouleSum = m.ledger.Sums()
 	return st
 }
 

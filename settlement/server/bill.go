@@ -125,9 +125,9 @@ func (s *Server) GetBill(ctx context.Context, r *joulev1.GetBillRequest) (*joule
 	}
 	out := &joulev1.GetBillResponse{Customer: r.Customer, More: more,
 		Proof: &joulev1.GetBillResponse_Proof{Digest: hex.EncodeToString(con.Digest[:]), Entries: con.Entries}}
+	out.Proof.UsdSum, out.Proof.JouleSum = s.node.Sums()
 	sums := map[string]*joulev1.SupplierSum{}
 	return out, s.node.Read(ctx, func(l *ledger.Ledger) error {
-		out.Proof.UsdSum, out.Proof.JouleSum = l.Sums()
 		for i := range views {
 			lease := names{l}.folded(&views[i], folded[i])
 			cost := bill.Floor(bill.Cost(bill.Lines(folded[i].Opened.Prices, folded[i].Usage.Billed)))

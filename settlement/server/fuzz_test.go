@@ -76,6 +76,12 @@ func (n *plainNode) Status() node.Status {
 	return node.Status{Leader: true, AppliedIndex: n.block, Entries: n.ledger.EntryCount(), Digest: n.digest, LedgerTime: n.ledger.Now(), Policy: n.ledger.Policy()}
 }
 
+func (n *plainNode) Sums() (usd, joule int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ledger.Sums()
+}
+
 // Whatever bytes come to whatever procedure, in either encoding, the answer is
 // none of "internal error"; an answer that is an error has changed nothing; and
 // the ledger's books still balance.

@@ -56,11 +56,12 @@ func matches(want, got string) bool { return want == "" || want == got }
 // GetStatus implements SettlementServiceHandler. It answers on any server.
 func (s *Server) GetStatus(ctx context.Context, _ *joulev1.GetStatusRequest) (*joulev1.GetStatusResponse, error) {
 	st := s.node.Status()
+	usd, joule := s.node.Sums()
 	return &joulev1.GetStatusResponse{
 		Server: s.cfg.Name, Version: s.cfg.Version, Leader: st.Leader, LeaderAddress: st.LeaderAddr,
 		AppliedIndex: st.AppliedIndex, Entries: st.Entries, Digest: hex.EncodeToString(st.Digest[:]),
 		LedgerUnixMs: int64(st.LedgerTime), RateNusdPerJoule: int64(st.Rate.NUSDPerJoule), RateId: uint32(st.Rate.ID),
-		FeePpm: st.Policy.FeePPM, SliceMs: st.Policy.SliceMs, UsdSum: st.USDSum, JouleSum: st.JouleSum,
+		FeePpm: st.Policy.FeePPM, SliceMs: st.Policy.SliceMs, UsdSum: usd, JouleSum: joule,
 		Sessions: uint32(s.sessions.count()),
 	}, nil
 }

@@ -30,6 +30,8 @@ type Node interface {
 	// ReadDigest is Read with the digest of that very state.
 	ReadDigest(ctx context.Context, fn func(*ledger.Ledger, ledger.Digest) error) error
 	Status() node.Status
+	// Sums adds up all balances of each currency, off the ledger's lock.
+	Sums() (usd, joule int64)
 }
 
 // History is the journal as the server reads it.
