@@ -32,6 +32,12 @@ func (b *builder) host() *cli.Command {
 			notFound: "`joule supplier list` lists the suppliers; joule supplier create NAME makes one",
 			run:      enrollHost,
 		}),
+		b.command(leaf{
+			name: "retire", usage: "take a host out of service for good", args: []string{"NAME"}, changing: true,
+			description: "It gets no more leases; those that it has go on to their ends, and then no stake is asked for it. Its name stays taken. " +
+				"Example: joule host retire dc-1 --yes",
+			flags: []cli.Flag{yesFlag("really retire it (required)")}, notFound: hintHosts, run: retireHost,
+		}),
 		b.command(leaf{name: "list", usage: "list hosts, their offers and when they were last heard", run: listHosts}),
 	}
 	if b.deps.PublicKey != nil {
@@ -71,6 +77,18 @@ func enrollHost(in *invocation) error {
 		return err
 	}
 	return in.done(resp, 0, "host %s enrolled: id %d, class %s, supplier %s", in.arg(0), resp.GetHostId(), class, supplier)
+}
+
+func retireHost(in *invocation) error {
+	if err := in.confirmed("retiring host %s", in.arg(0)); err != nil {
+		return err
+	}
+	resp, err := call(in, Client.RetireHost, &joulev1.RetireHostRequest{Key: in.idempotencyKey(), Host: in.arg(0)})
+	if err != nil {
+		return err
+	}
+	return in.done(resp, 0, "host %s retired: %s to end; stake %s, required %s", in.arg(0), count(uint64(resp.GetOpenLeases()), "open lease"),
+		amount(joule, resp.GetStake().GetBondedNj()), amount(joule, resp.GetStake().GetRequiredNj()))
 }
 
 // publicKey reads an Ed25519 public key in hex or base64, or from @file.
@@ -140,7 +158,10 @@ func listHosts(in *invocation) error {
 			if h.GetConnected() {
 				session = "yes"
 			}
-			if h.GetOffer() != nil {
+			switch {
+			case h.GetRetired():
+				offer = "retired"
+			case h.GetOffer() != nil:
 				offer = prices(h.GetOffer())
 			}
 			t.Row(h.GetName(), h.GetSupplier(), h.GetClass(), session, moment(h.GetLastHeardMs()),

@@ -60,7 +60,7 @@ func TestJSONKeepsEveryFieldAndWholeNumbers(t *testing.T) {
 func TestJSONPresenceAndNames(t *testing.T) {
 	name := func(_ protoreflect.Message, field protoreflect.FieldDescriptor) string {
 		switch field.Name() {
-		case "connected", "last_heard_ms":
+		case "connected", "last_heard_ms", "retired":
 			return ""
 		case "open_leases":
 			return "leases_open"

@@ -24,6 +24,12 @@ func (b *builder) stake() *cli.Command {
 			notFound: hintSuppliers, insufficient: "`joule balance SUPPLIER` shows what there is to bond", run: addStake,
 		}),
 		b.command(leaf{
+			name: "buy", usage: "give a supplier stake for USD that came from outside", args: []string{"SUPPLIER", "USD"}, changing: true,
+			description: "The treasury gives JOULE for it at the rate in force. So a new supplier can begin. Example: joule stake buy west-dc 250 --ref pay_77",
+			flags:       []cli.Flag{&cli.StringFlag{Name: "ref", Usage: "outside `REFERENCE` of the payment (required)"}},
+			notFound:    hintSuppliers, insufficient: "`joule balance treasury` shows what the treasury has; joule mint makes more", run: buyStake,
+		}),
+		b.command(leaf{
 			name: "unbond", usage: "begin to take stake back", args: []string{"SUPPLIER", "AMOUNT"}, changing: true,
 			description: "AMOUNT is in JOULE. It arrives after the policy's delay, and can be fined until then. Example: joule stake unbond west-dc 100 --yes",
 			flags:       []cli.Flag{yesFlag("really begin it (required)")},
@@ -53,6 +59,23 @@ func addStake(in *invocation) error {
 		return err
 	}
 	return in.done(resp, 0, "%s bonded for %s: stake %s, required %s", amount(joule, n), in.arg(0),
+		amount(joule, resp.GetStake().GetBondedNj()), amount(joule, resp.GetStake().GetRequiredNj()))
+}
+
+func buyStake(in *invocation) error {
+	n, err := money.ParsePositive(money.USD, "USD", in.arg(1))
+	if err != nil {
+		return err
+	}
+	ref, err := in.required("ref")
+	if err != nil {
+		return err
+	}
+	resp, err := call(in, Client.BuyStake, &joulev1.BuyStakeRequest{Key: in.idempotencyKey(), Supplier: in.arg(0), PaidNusd: n, Ref: ref})
+	if err != nil {
+		return err
+	}
+	return in.done(resp, 0, "stake bought for %s with %s: stake %s, required %s", in.arg(0), amount(usd, n),
 		amount(joule, resp.GetStake().GetBondedNj()), amount(joule, resp.GetStake().GetRequiredNj()))
 }
 

@@ -93,16 +93,19 @@ func (b *books) plan(f *ledger.FineIssued, s *staker, now ledger.Time) ledger.Fi
 		return p
 	}
 	rule := b.stakes.schedule.Rules[i]
-	exposure, remedy := new(big.Int).Set(s.exposure), new(big.Int)
+	exposure, remedy, hosts := new(big.Int).Set(s.exposure), new(big.Int), s.hosts
 	if l := b.leases[p.Lease]; l != nil {
 		p.Customer = l.Customer
 		value := hourly(&l.LeaseOpened)
 		if l.closed {
 			exposure.Add(exposure, value)
+			if b.released(l.Host) {
+				hosts++
+			}
 		}
 		remedy.Mul(value, new(big.Int).SetUint64(rule.RemedyMs)).Quo(remedy, big.NewInt(3_600_000))
 	}
-	required := b.required(s, exposure)
+	required := b.required(hosts, exposure)
 	today := new(big.Int)
 	for _, id := range s.fines {
 		old := &b.stakes.fines[id-1]

@@ -117,6 +117,8 @@ func (b *books) closed(e *ledger.Entry, f *ledger.LeaseClosed) {
 	l.closed = true
 	if s := b.supplierOf(&l.LeaseOpened); s != nil {
 		s.exposure.Sub(s.exposure, hourly(&l.LeaseOpened))
+		b.stakes.open[l.Host]--
+		b.releaseHost(b.hosts[l.Host])
 	}
 	// A charge in JOULE waits for a rate with its hold (rule M6).
 	l.deferred = l.held > 0 && l.PayIn == ledger.JOULE && b.rates.said != ledger.PauseNone

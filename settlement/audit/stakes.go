@@ -16,6 +16,8 @@ type stakeBooks struct {
 	unbondings []unbonding // by id, from 1
 	fines      []fine      // by id, from 1
 	evidence   map[uint64]ledger.FineID
+	retired    map[ledger.HostID]bool
+	open       map[ledger.HostID]int // leases
 }
 
 type staker struct {
@@ -34,7 +36,8 @@ type unbonding struct {
 
 func newStakeBooks() stakeBooks {
 	p := ledger.New().Policy() // of before any was set
-	return stakeBooks{policy: p.Stake, schedule: p.Fines, suppliers: map[ledger.SupplierID]*staker{}, evidence: map[uint64]ledger.FineID{}}
+	return stakeBooks{policy: p.Stake, schedule: p.Fines, suppliers: map[ledger.SupplierID]*staker{}, evidence: map[uint64]ledger.FineID{},
+		retired: map[ledger.HostID]bool{}, open: map[ledger.HostID]int{}}
 }
 
 func (b *books) supplierOf(l *ledger.LeaseOpened) *staker {
@@ -65,9 +68,9 @@ func ceilDiv(n, d *big.Int) *big.Int {
 }
 
 // required is the stake that is asked of hosts and an exposure (rule F1).
-func (b *books) required(s *staker, exposure *big.Int) *big.Int {
+func (b *books) required(hosts int64, exposure *big.Int) *big.Int {
 	p := &b.stakes.policy
-	need := new(big.Int).Mul(big.NewInt(int64(p.BasePerHost)), big.NewInt(s.hosts))
+	need := new(big.Int).Mul(big.NewInt(int64(p.BasePerHost)), big.NewInt(hosts))
 	if p.FactorPPM == 0 || exposure.Sign() == 0 {
 		return need
 	}
@@ -91,8 +94,12 @@ func (b *books) staked(e *ledger.Entry, l *ledger.LeaseOpened) {
 		return
 	}
 	b.r.checked(CheckStakes)
+	if b.stakes.retired[l.Host] {
+		b.find(CheckStakes, e, "lease %d opens on host %d, which is retired", l.ID, l.Host)
+	}
+	b.stakes.open[l.Host]++
 	s.exposure.Add(s.exposure, hourly(l))
-	need, have := b.required(s, s.exposure), b.balanceOf("stake/"+s.name)
+	need, have := b.required(s.hosts, s.exposure), b.balanceOf("stake/"+s.name)
 	if big.NewInt(have).Cmp(need) < 0 {
 		b.find(CheckStakes, e, "lease %d opens with %d nJ at stake of supplier %q, %s are asked", l.ID, have, s.name, need)
 	}
@@ -103,6 +110,17 @@ func (b *books) stakeFact(e *ledger.Entry) bool {
 	switch f := e.Fact.(type) {
 	case *ledger.StakePolicySet:
 		b.stakes.policy = f.StakePolicy
+	case *ledger.StakeBought:
+		b.stakeBought(e, f)
+	case *ledger.HostRetired:
+		b.r.checked(CheckStakes)
+		h := b.hosts[f.ID]
+		if h == nil || b.stakes.retired[f.ID] {
+			b.find(CheckStakes, e, "host %d is retired, which is not there or was before", f.ID)
+			return true
+		}
+		b.stakes.retired[f.ID] = true
+		b.releaseHost(h)
 	case *ledger.UnbondingStarted:
 		b.r.checked(CheckStakes)
 		s := b.stakes.suppliers[f.Supplier]
@@ -136,6 +154,32 @@ func (b *books) stakeFact(e *ledger.Entry) bool {
 		return b.fineFact(e)
 	}
 	return true
+}
+
+// releaseHost lets go of the stake of a retired host whose leases have ended.
+func (b *books) releaseHost(h *ledger.HostEnrolled) {
+	if s := b.stakes.suppliers[h.Supplier]; s != nil && b.released(h.ID) {
+		s.hosts--
+	}
+}
+
+func (b *books) released(h ledger.HostID) bool { return b.stakes.retired[h] && b.stakes.open[h] == 0 }
+
+// stakeBought checks a purchase of stake: the floor of what was paid, at a rate
+// that may convert.
+func (b *books) stakeBought(e *ledger.Entry, f *ledger.StakeBought) {
+	b.r.checked(CheckStakes)
+	s, rate := b.stakes.suppliers[f.Supplier], b.rates.all[f.Rate]
+	if s == nil || f.Paid <= 0 || rate <= 0 || f.Rate != b.rates.inForce || b.rates.said != ledger.PauseNone {
+		b.find(CheckStakes, e, "stake is bought: %+v, while rate %d is in force, paused for reason %d", *f, b.rates.inForce, b.rates.said)
+		return
+	}
+	want := new(big.Int).Mul(big.NewInt(int64(f.Paid)), nano)
+	if want.Quo(want, big.NewInt(int64(rate))); want.Cmp(big.NewInt(int64(f.Amount))) != 0 || f.Amount <= 0 {
+		b.find(CheckStakes, e, "stake of %d nJ is bought for %d nUSD, which buy %s", f.Amount, f.Paid, want)
+	}
+	b.expect(expected{reason: ledger.ReasonBuyStake, from: "external", to: "treasury", currency: ledger.USD, amount: int64(f.Paid), rate: f.Rate, anyRef: true})
+	b.expect(expected{reason: ledger.ReasonBuyStake, from: "treasury", to: "stake/" + s.name, currency: ledger.JOULE, amount: int64(f.Amount), rate: f.Rate, anyRef: true})
 }
 
 // later is t plus ms, or the end of time where that is less.

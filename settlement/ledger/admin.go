@@ -87,6 +87,9 @@ func (l *Ledger) setOffer(c *SetOffer) Result {
 		return refuse(CodeNotFound, "host %q not found", c.Host)
 	}
 	h := l.hosts.edit(int(id))
+	if h.retired {
+		return refuse(CodeClosed, "host %q is retired", c.Host)
+	}
 	h.offer, h.hasOffer = c.Prices, true
 	l.emit(EntryOffer).Fact = &OfferSet{Host: id, Prices: c.Prices}
 	return Result{}

@@ -41,6 +41,8 @@ const (
 	KindAppealFine        CommandKind = 28
 	KindVoidFine          CommandKind = 29
 	KindTick              CommandKind = 30
+	KindBuyStake          CommandKind = 31
+	KindRetireHost        CommandKind = 32
 )
 
 // Envelope is a command with its idempotency key (rule M7). The key is 1 to

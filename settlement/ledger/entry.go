@@ -33,6 +33,8 @@ const (
 	EntryFineProposed    EntryKind = 24
 	EntryFineIssued      EntryKind = 25
 	EntryFineChanged     EntryKind = 26
+	EntryStakeBought     EntryKind = 27
+	EntryHostRetired     EntryKind = 28
 )
 
 // Reason is why a transfer was made. Replicated: append only.
@@ -61,6 +63,7 @@ const (
 	ReasonFineReturn      Reason = 18 // escrow → where ReasonFine took it
 	ReasonRemedy          Reason = 19 // escrow → customer
 	ReasonForfeit         Reason = 20 // escrow → treasury
+	ReasonBuyStake        Reason = 21 // external → treasury (USD), then treasury → stake (JOULE)
 )
 
 // Entry is one line of the journal. Seq is dense from 1 over the whole ledger.

@@ -134,16 +134,19 @@ func (l *Ledger) checkEvidence(list []Evidence, now Time) Result {
 // and sees what there is to take (rule F4).
 func (l *Ledger) reckon(p *FinePlan, rule *FineRule, le *LeaseRow, now Time) {
 	s := l.suppliers.get(int(p.Supplier))
-	exposure, remedy := s.exposure, NUSD(0)
+	exposure, remedy, hosts := s.exposure, NUSD(0), s.hosts
 	if le != nil {
 		value, _ := hourly(le.Resources, &le.Prices) // a lease whose value leaves int64 was never opened
 		remedy = NUSD(u128{}.addMul(uint64(value), rule.RemedyMs).divSat(hourMs))
 		if le.Reason != CloseNone {
 			// The stake was there for this lease too.
 			exposure = NUSD(addSat(int64(exposure), int64(value)))
+			if !l.hosts.get(int(le.Host)).staked() {
+				hosts++
+			}
 		}
 	}
-	p.Required = l.required(s.hosts, exposure)
+	p.Required = l.required(hosts, exposure)
 
 	var today NJ
 	for _, id := range slices.Backward(l.finesOf[p.Supplier]) {

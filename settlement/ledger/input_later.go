@@ -47,6 +47,12 @@ func (w *inputWriter) later(cmd Command) bool {
 		w.num(uint64(c.Amount))
 		w.num(uint64(c.From))
 		w.str(c.Ref)
+	case *BuyStake:
+		w.str(c.Supplier)
+		w.num(uint64(c.Paid))
+		w.str(c.Ref)
+	case *RetireHost:
+		w.str(c.Host)
 	case *Unbond:
 		w.str(c.Supplier)
 		w.num(uint64(c.Amount))
@@ -114,6 +120,10 @@ func (l *Ledger) dispatchLater(cmd Command) (_ Result, ok bool) {
 		return l.setStakePolicy(c), true
 	case *Bond:
 		return l.bond(c), true
+	case *BuyStake:
+		return l.buyStake(c), true
+	case *RetireHost:
+		return l.retireHost(c), true
 	case *Unbond:
 		return l.unbond(c), true
 	case *SetFineSchedule:

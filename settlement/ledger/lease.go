@@ -92,6 +92,9 @@ func (l *Ledger) openLease(c *OpenLease, input *InputHash) Result {
 		return refuse(CodeNotFound, "host %q not found", c.Host)
 	}
 	h := l.hosts.get(int(hostID))
+	if h.retired {
+		return refuse(CodeClosed, "host %q is retired", c.Host)
+	}
 	if !h.hasOffer {
 		return refuse(CodeNoOffer, "host %q has no offer", c.Host)
 	}
@@ -296,6 +299,9 @@ func (l *Ledger) end(id LeaseID, le *LeaseRow, reason CloseReason) {
 	h.openLeases--
 	value, _ := hourly(le.Resources, &le.Prices)
 	l.suppliers.edit(int(h.supplier)).exposure -= value
+	if h.retired {
+		l.releaseHost(h)
+	}
 	l.emit(EntryLeaseClosed).Fact = &LeaseClosed{ID: id, Reason: reason}
 	if reason == CloseHostLost {
 		l.offend(id, FineHostLost, Hash{})

@@ -91,6 +91,7 @@ type host struct {
 	openLeases uint32
 	class      Class
 	hasOffer   bool
+	retired    bool // gets no more leases
 }
 
 // job sums a customer's leases of one Nomad job, for its budget.

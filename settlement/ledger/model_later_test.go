@@ -132,10 +132,20 @@ func (m *model) exposure(supplier string) *big.Int {
 	return sum
 }
 
+// released says whether no stake is asked for a host any more.
+func (m *model) released(h *modelHost) bool {
+	for _, le := range m.leases {
+		if le.host == h && le.reason == 0 {
+			return false
+		}
+	}
+	return h.retired
+}
+
 func (m *model) required(supplier string, exposure *big.Int) *big.Int {
 	hosts := int64(0)
 	for _, h := range m.hosts {
-		if h.supplier == supplier {
+		if h.supplier == supplier && !m.released(h) {
 			hosts++
 		}
 	}
@@ -200,6 +210,9 @@ func (m *model) issue(f *modelFine) {
 		}
 	}
 	required := m.required(f.supplier, exposure)
+	if f.lease != 0 && m.leases[f.lease-1].reason != 0 && m.released(m.leases[f.lease-1].host) {
+		required = least(add(required, bi(int64(m.stake.BasePerHost))), bi(math.MaxInt64))
+	}
 	prior, today := uint32(0), bi(0)
 	for _, old := range m.fines {
 		if old == f || old.issued < 0 || old.state == ledger.FineVoided || old.supplier != f.supplier {

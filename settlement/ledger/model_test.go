@@ -38,6 +38,7 @@ type modelHost struct {
 	id       ledger.HostID
 	supplier string
 	offer    *ledger.Prices
+	retired  bool
 }
 
 type modelLease struct {
@@ -277,6 +278,9 @@ func (m *model) release(le *modelLease) {
 
 func (m *model) open(c *ledger.OpenLease) ledger.Code {
 	h := m.hosts[c.Host]
+	if h.retired {
+		return ledger.CodeClosed
+	}
 	if h.offer == nil {
 		return ledger.CodeNoOffer
 	}

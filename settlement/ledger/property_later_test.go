@@ -20,7 +20,7 @@ func (d *driver) operator() string {
 // later is a step with one of the commands from ProposeRate on.
 func (d *driver) later() {
 	m := d.m
-	switch rapid.IntRange(0, 21).Draw(d.t, "later") {
+	switch rapid.IntRange(0, 23).Draw(d.t, "later") {
 	case 0, 1, 2:
 		v := rapid.SampledFrom([]int64{50_000_000, 50_600_000, 50_750_000, 51_234_567, 90_000_000}).Draw(d.t, "rate")
 		m.addRate(v, true)
@@ -46,6 +46,10 @@ func (d *driver) later() {
 		d.check(&ledger.SetStakePolicy{StakePolicy: m.stake}, ledger.CodeOK)
 	case 10, 11:
 		d.bond()
+	case 22:
+		d.buyStake()
+	case 23:
+		d.retire()
 	case 12, 13:
 		d.unbond()
 	case 14:
@@ -195,6 +199,35 @@ func (d *driver) bond() {
 		return
 	}
 	d.m.move(from, "stake/"+c.Supplier, ledger.JOULE, bi(int64(c.Amount)))
+	d.check(c, ledger.CodeOK)
+}
+
+func (d *driver) buyStake() {
+	c := &ledger.BuyStake{Supplier: d.supplier(), Paid: ledger.NUSD(amount(d.t)), Ref: "r"}
+	if len(d.m.rates) == 0 || d.m.pause() != ledger.PauseNone {
+		d.check(c, ledger.CodeNoRate)
+		return
+	}
+	nj := floor(frac(new(big.Int).Mul(bi(int64(c.Paid)), bi(1_000_000_000)), bi(d.m.rate())))
+	if d.m.get("treasury", ledger.JOULE).Cmp(nj) < 0 || nj.Sign() == 0 {
+		d.check(c, ledger.CodeInsufficient)
+		return
+	}
+	d.m.move("external", "treasury", ledger.USD, bi(int64(c.Paid)))
+	d.m.move("treasury", "stake/"+c.Supplier, ledger.JOULE, nj)
+	d.check(c, ledger.CodeOK)
+}
+
+func (d *driver) retire() {
+	c := &ledger.RetireHost{Host: d.host()}
+	if h := d.m.hosts[c.Host]; h.retired {
+		d.check(c, ledger.CodeClosed)
+		return
+	} else if rapid.IntRange(0, 3).Draw(d.t, "really") > 0 {
+		return // most runs go on with both hosts
+	} else {
+		h.retired = true
+	}
 	d.check(c, ledger.CodeOK)
 }
 

@@ -201,6 +201,10 @@ func (d *driver) setRate() {
 func (d *driver) setOffer(host string) {
 	price := rapid.SampledFrom([]ledger.NUSD{0, 1, 12_345, 360_000_001, 36_000_000_000})
 	p := ledger.Prices{Base: price.Draw(d.t, "base"), CPU: price.Draw(d.t, "cpu"), GPU: price.Draw(d.t, "gpu"), Memory: price.Draw(d.t, "memory")}
+	if d.m.hosts[host].retired {
+		d.check(&ledger.SetOffer{Host: host, Prices: p}, ledger.CodeClosed)
+		return
+	}
 	d.m.hosts[host].offer = &p
 	d.check(&ledger.SetOffer{Host: host, Prices: p}, ledger.CodeOK)
 }

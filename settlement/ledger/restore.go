@@ -37,6 +37,9 @@ func FromState(st *State) (*Ledger, error) {
 	}); err != nil {
 		return nil, err
 	}
+	for _, h := range l.hosts.all() {
+		l.releaseHost(h)
+	}
 	if int(jobs) != l.jobs.len() {
 		return nil, fmt.Errorf("restore jobs: %d of %d have leases", jobs, l.jobs.len())
 	}
@@ -129,7 +132,7 @@ func (l *Ledger) restoreHost(_ int, h *HostState) error {
 	if dup || known || !within(h.Name, NameBytesMax) || h.Supplier == 0 || h.Supplier > l.SupplierCount() || !h.Offer.valid() {
 		return fmt.Errorf("name %.99q of supplier %d with offer %+v: out of range or there twice", h.Name, h.Supplier, h.Offer)
 	}
-	addHost(l, host{supplier: h.Supplier, class: h.Class, publicKey: h.PublicKey, offer: h.Offer, hasOffer: h.HasOffer}, h.Name)
+	addHost(l, host{supplier: h.Supplier, class: h.Class, publicKey: h.PublicKey, offer: h.Offer, hasOffer: h.HasOffer, retired: h.Retired}, h.Name)
 	return nil
 }
 

@@ -51,6 +51,10 @@ func (s *script) later(verb string, a args) ledger.Command {
 			def = "in"
 		}
 		return &ledger.Bond{Supplier: a.at(0), Amount: ledger.NJ(decimal(s.t, a.at(1))), From: from, Ref: a.str("ref", def)}
+	case "buystake":
+		return &ledger.BuyStake{Supplier: a.at(0), Paid: ledger.NUSD(decimal(s.t, a.at(1))), Ref: a.str("ref", "pay")}
+	case "retire":
+		return &ledger.RetireHost{Host: a.at(0)}
 	case "unbond":
 		return &ledger.Unbond{Supplier: a.at(0), Amount: ledger.NJ(decimal(s.t, a.at(1)))}
 	case "schedule":

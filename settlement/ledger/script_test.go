@@ -289,7 +289,7 @@ var (
 	statusNames = []string{"?", "accepted", "repeat", "old", "equivocation", "unknown lease", "wrong host", "lease closed", "decreasing", "invalid"}
 	reasonNames = []string{"none", "finished", "funds", "not run", "operator", "host lost"}
 	moves       = []string{"?", "deposit", "withdraw", "mint", "hold", "release", "charge", "pay", "fee", "accrue", "convert",
-		"request", "return", "correct", "bond", "unbond", "unbonded", "fine", "fine-return", "remedy", "forfeit"}
+		"request", "return", "correct", "bond", "unbond", "unbonded", "fine", "fine-return", "remedy", "forfeit", "buy-stake"}
 	units = []string{"?", "nUSD", "nJ"}
 )
 

@@ -67,6 +67,7 @@ type HostState struct {
 	PublicKey [32]byte
 	Offer     Prices
 	HasOffer  bool
+	Retired   bool
 }
 
 // JobState is a customer's job.
@@ -111,7 +112,7 @@ func (l *Ledger) State() *State {
 		*out = SupplierState{Name: l.texts.text(s.texts, 0), Joule: s.joule, Stake: s.stake, Unbonding: s.unbonding}
 	})
 	st.Hosts = tableOf(&l.hosts, func(_ int, h *host, out *HostState) {
-		*out = HostState{Name: l.texts.text(h.texts, 0), Supplier: h.supplier, Class: h.class, PublicKey: h.publicKey, Offer: h.offer, HasOffer: h.hasOffer}
+		*out = HostState{Name: l.texts.text(h.texts, 0), Supplier: h.supplier, Class: h.class, PublicKey: h.publicKey, Offer: h.offer, HasOffer: h.hasOffer, Retired: h.retired}
 	})
 	st.Jobs = tableOf(&l.jobNames, func(_ int, n *jobName, out *JobState) {
 		*out = JobState{Customer: n.customer, Name: l.texts.text(n.texts, 0)}

@@ -71,7 +71,9 @@ func (l *Ledger) Verify() error {
 	}
 	exposure, hosts := make([]NUSD, l.suppliers.len()+1), make([]uint32, l.suppliers.len()+1)
 	for _, h := range l.hosts.all() {
-		hosts[h.supplier]++
+		if h.staked() {
+			hosts[h.supplier]++
+		}
 	}
 	for _, le := range l.leases.all() {
 		if le.Reason == CloseNone {

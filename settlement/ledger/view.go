@@ -52,6 +52,7 @@ type Host struct {
 	Offer      Prices
 	HasOffer   bool
 	OpenLeases uint32
+	Retired    bool
 }
 
 // Lease is a lease with its terms and running values. Totals are cumulative.
@@ -178,7 +179,7 @@ func (l *Ledger) HostByID(id HostID) (Host, bool) {
 		return Host{}, false
 	}
 	return Host{ID: id, Name: l.hostName(id), Supplier: h.supplier, Class: h.class, PublicKey: h.publicKey,
-		Offer: h.offer, HasOffer: h.hasOffer, OpenLeases: h.openLeases}, true
+		Offer: h.offer, HasOffer: h.hasOffer, OpenLeases: h.openLeases, Retired: h.retired}, true
 }
 
 // row returns the row of a dense id from 1.

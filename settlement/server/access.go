@@ -101,7 +101,9 @@ var rules = map[string]rule{
 	settlementPrefix + "CreateCustomer":    {},
 	settlementPrefix + "CreateSupplier":    {},
 	settlementPrefix + "EnrollHost":        {supplier: own(func(r *joulev1.EnrollHostRequest) *string { return &r.Supplier })},
-	settlementPrefix + "SetOffer":          {supplier: ownHost},
+	settlementPrefix + "SetOffer":          {supplier: ownHost(func(r *joulev1.SetOfferRequest) string { return r.Host })},
+	settlementPrefix + "RetireHost":        {supplier: ownHost(func(r *joulev1.RetireHostRequest) string { return r.Host })},
+	settlementPrefix + "BuyStake":          {},
 	settlementPrefix + "SetRate":           {},
 	settlementPrefix + "SetPolicy":         {},
 	settlementPrefix + "Deposit":           {},
@@ -203,14 +205,17 @@ func ownBond(_ context.Context, _ *Server, req any, subject string) error {
 	return restrict(&r.Supplier, subject)
 }
 
-func ownHost(ctx context.Context, s *Server, req any, subject string) error {
-	r := req.(*joulev1.SetOfferRequest)
-	return s.node.Read(ctx, func(l *ledger.Ledger) error {
-		if h, ok := l.Host(r.Host); !ok || (names{l}).supplier(h.Supplier) != subject {
-			return notFound("host %q of supplier %q", r.Host, subject)
-		}
-		return nil
-	})
+// ownHost restricts a request to the calling supplier's hosts.
+func ownHost[Req any](name func(*Req) string) scope {
+	return func(ctx context.Context, s *Server, req any, subject string) error {
+		host := name(req.(*Req))
+		return s.node.Read(ctx, func(l *ledger.Ledger) error {
+			if h, ok := l.Host(host); !ok || (names{l}).supplier(h.Supplier) != subject {
+				return notFound("host %q of supplier %q", host, subject)
+			}
+			return nil
+		})
+	}
 }
 
 // ownLease restricts a request to leases that the calling customer pays for.

@@ -110,7 +110,7 @@ func (f *fixture) withTokens() map[string]string {
 // grants says who may call a procedure beside operators. Every procedure has a
 // row; hosts' procedures ask for no token.
 var grants = map[string][]string{ // "customer", "supplier", "host"
-	"CreateCustomer": {}, "CreateSupplier": {}, "EnrollHost": {"supplier"}, "SetOffer": {"supplier"}, "SetRate": {}, "SetPolicy": {},
+	"CreateCustomer": {}, "CreateSupplier": {}, "EnrollHost": {"supplier"}, "SetOffer": {"supplier"}, "RetireHost": {"supplier"}, "BuyStake": {}, "SetRate": {}, "SetPolicy": {},
 	"Deposit": {}, "Mint": {}, "Withdraw": {}, "TopUpLease": {"customer"}, "CloseLease": {}, "RequestWithdrawal": {"customer", "supplier"},
 	"ConfirmWithdrawal": {}, "FailWithdrawal": {}, "OverrideRate": {}, "SetRateGuard": {}, "CorrectLease": {}, "SetStakePolicy": {},
 	"Bond": {"supplier"}, "Unbond": {"supplier"}, "SetFineSchedule": {}, "IssueFine": {}, "ProposeFine": {}, "ApproveFine": {},

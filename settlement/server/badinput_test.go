@@ -53,6 +53,8 @@ func (f *fixture) good() []goodRequest {
 			{From: joulev1.Party_PARTY_TREASURY, To: joulev1.Party_PARTY_CUSTOMER, Currency: usd, Amount: 1}}}},
 		{"SetStakePolicy", &joulev1.SetStakePolicyRequest{Key: "g18", Policy: &joulev1.StakePolicy{BasePerHostNj: 1000, FactorPpm: 1_000_000, UnbondMs: 86_400_000}}},
 		{"Bond", &joulev1.BondRequest{Key: "g19", Supplier: "lab", AmountNj: 100, From: "earnings"}},
+		{"BuyStake", &joulev1.BuyStakeRequest{Key: "g28", Supplier: "lab", PaidNusd: 1_000_000, Ref: "pay"}},
+		{"RetireHost", &joulev1.RetireHostRequest{Key: "g29", Host: "h3"}},
 		{"Unbond", &joulev1.UnbondRequest{Key: "g20", Supplier: "lab", AmountNj: 10}},
 		{"SetFineSchedule", &joulev1.SetFineScheduleRequest{Key: "g21", Schedule: &joulev1.FineSchedule{AppealMs: 3_600_000, RepeatMs: 3_600_000, DayCapPpm: 1_000_000,
 			Rules: []*joulev1.FineRule{{Reason: "breach", SharePpm: 10_000, RepeatPpm: 1_000_000}, {Reason: "equivocation", SharePpm: 10_000, RepeatPpm: 1_000_000}}}}},

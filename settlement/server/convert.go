@@ -128,7 +128,7 @@ func closeReasonName(r ledger.CloseReason) string {
 
 func transferReasonName(r ledger.Reason) string {
 	names := [...]string{"", "deposit", "withdraw", "mint", "hold", "release", "charge", "pay", "fee", "accrue", "convert",
-		"withdraw request", "withdraw return", "correct", "bond", "unbond", "unbonded", "fine", "fine return", "remedy", "forfeit"}
+		"withdraw request", "withdraw return", "correct", "bond", "unbond", "unbonded", "fine", "fine return", "remedy", "forfeit", "buy stake"}
 	if int(r) < len(names) {
 		return names[r]
 	}

@@ -60,6 +60,11 @@ func (n names) laterFact(out *joulev1.JournalEntry, fact ledger.Fact) {
 		say("correction", "correction %d of entry %d by %s: %s", f.ID, f.Corrects, f.Operator, f.Why)
 	case *ledger.StakePolicySet:
 		say("stake policy set", "base %s per host, factor %d ppm, unbonding %d ms", nj(f.BasePerHost), f.FactorPPM, f.UnbondMs)
+	case *ledger.StakeBought:
+		out.RateId = uint32(f.Rate)
+		say("stake bought", "%s for %s: %d nUSD", nj(f.Amount), n.supplier(f.Supplier), f.Paid)
+	case *ledger.HostRetired:
+		say("host retired", "%s", n.host(f.ID))
 	case *ledger.UnbondingStarted:
 		say("unbonding started", "unbonding %d of %s: %s until %s", f.ID, n.supplier(f.Supplier), nj(f.Amount), instant(f.Matures))
 	case *ledger.UnbondingEnded:

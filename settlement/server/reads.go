@@ -41,7 +41,7 @@ func (s *Server) ListHosts(ctx context.Context, r *joulev1.ListHostsRequest) (*j
 		if !ok || of != 0 && h.Supplier != of {
 			return nil
 		}
-		v := &joulev1.Host{Id: id, Name: h.Name, Supplier: n.supplier(h.Supplier), Class: className(h.Class), OpenLeases: h.OpenLeases}
+		v := &joulev1.Host{Id: id, Name: h.Name, Supplier: n.supplier(h.Supplier), Class: className(h.Class), OpenLeases: h.OpenLeases, Retired: h.Retired}
 		if h.HasOffer {
 			v.Offer = apiPrices(h.Offer)
 		}

@@ -26,6 +26,30 @@ func (s *Server) Bond(ctx context.Context, r *joulev1.BondRequest) (*joulev1.Bon
 	return &joulev1.BondResponse{Stake: stake}, err
 }
 
+// BuyStake implements SettlementServiceHandler.
+func (s *Server) BuyStake(ctx context.Context, r *joulev1.BuyStakeRequest) (*joulev1.BuyStakeResponse, error) {
+	if _, err := s.submit(ctx, r.Key, &ledger.BuyStake{Supplier: r.Supplier, Paid: ledger.NUSD(r.PaidNusd), Ref: r.Ref}); err != nil {
+		return nil, err
+	}
+	stake, err := show(ctx, s, func(n names) *joulev1.Stake { return n.stake(r.Supplier) })
+	return &joulev1.BuyStakeResponse{Stake: stake}, err
+}
+
+// RetireHost implements SettlementServiceHandler.
+func (s *Server) RetireHost(ctx context.Context, r *joulev1.RetireHostRequest) (*joulev1.RetireHostResponse, error) {
+	if _, err := s.submit(ctx, r.Key, &ledger.RetireHost{Host: r.Host}); err != nil {
+		return nil, err
+	}
+	out := &joulev1.RetireHostResponse{}
+	return out, s.node.Read(ctx, func(l *ledger.Ledger) error {
+		if h, ok := l.Host(r.Host); ok {
+			out.OpenLeases = h.OpenLeases
+			out.Stake = names{l}.stake(names{l}.supplier(h.Supplier))
+		}
+		return nil
+	})
+}
+
 // Unbond implements SettlementServiceHandler.
 func (s *Server) Unbond(ctx context.Context, r *joulev1.UnbondRequest) (*joulev1.UnbondResponse, error) {
 	res, err := s.submit(ctx, r.Key, &ledger.Unbond{Supplier: r.Supplier, Amount: ledger.NJ(r.AmountNj)})

@@ -62,6 +62,12 @@ func appendLaterCommand(dst []byte, cmd ledger.Command) (_ []byte, ok bool) {
 		dst = appendU32(dst, uint32(c.Fine))
 		dst = appendStr(dst, c.Operator)
 		dst = appendStr(dst, c.Why)
+	case *ledger.BuyStake:
+		dst = appendStr(dst, c.Supplier)
+		dst = appendI64(dst, int64(c.Paid))
+		dst = appendStr(dst, c.Ref)
+	case *ledger.RetireHost:
+		dst = appendStr(dst, c.Host)
 	case *ledger.Tick:
 	default:
 		return dst, false
@@ -109,6 +115,10 @@ func (d *decoder) laterCommand(kind ledger.CommandKind) ledger.Command {
 		return &ledger.AppealFine{Fine: ledger.FineID(d.u32("fine")), Supplier: d.str("supplier"), Why: d.str("why")}
 	case ledger.KindVoidFine:
 		return &ledger.VoidFine{Fine: ledger.FineID(d.u32("fine")), Operator: d.str("operator"), Why: d.str("why")}
+	case ledger.KindBuyStake:
+		return &ledger.BuyStake{Supplier: d.str("supplier"), Paid: ledger.NUSD(d.i64("paid")), Ref: d.str("ref")}
+	case ledger.KindRetireHost:
+		return &ledger.RetireHost{Host: d.str("host")}
 	case ledger.KindTick:
 		return &ledger.Tick{}
 	}

@@ -70,6 +70,13 @@ func appendLaterFact(dst []byte, fact ledger.Fact) (_ []byte, kind ledger.EntryK
 		dst = appendStr(dst, f.By)
 		dst = appendStr(dst, f.Why)
 		return appendI64(dst, int64(f.FinalAt)), ledger.EntryFineChanged
+	case *ledger.StakeBought:
+		dst = appendU32(dst, uint32(f.Supplier))
+		dst = appendI64(dst, int64(f.Paid))
+		dst = appendI64(dst, int64(f.Amount))
+		return appendU32(dst, uint32(f.Rate)), ledger.EntryStakeBought
+	case *ledger.HostRetired:
+		return appendU32(dst, uint32(f.ID)), ledger.EntryHostRetired
 	}
 	return dst, 0
 }
@@ -114,6 +121,11 @@ func (d *decoder) laterFact(kind ledger.EntryKind) ledger.Fact {
 	case ledger.EntryFineChanged:
 		return &ledger.FineChanged{ID: ledger.FineID(d.u32("id")), State: ledger.FineState(d.u8("state")),
 			By: d.str("by"), Why: d.str("why"), FinalAt: ledger.Time(d.i64("final_at"))}
+	case ledger.EntryStakeBought:
+		return &ledger.StakeBought{Supplier: ledger.SupplierID(d.u32("supplier")), Paid: ledger.NUSD(d.i64("paid")),
+			Amount: ledger.NJ(d.i64("amount")), Rate: ledger.RateID(d.u32("rate"))}
+	case ledger.EntryHostRetired:
+		return &ledger.HostRetired{ID: ledger.HostID(d.u32("id"))}
 	}
 	return nil
 }

@@ -109,13 +109,26 @@ func (d *decoder) supplier(s *ledger.SupplierState) {
 	s.Unbonding = ledger.AccountID(d.u32("unbonding"))
 }
 
+// The flags of a host.
+const (
+	hostHasOffer byte = 1 << 0
+	hostRetired  byte = 1 << 1
+)
+
 func appendHost(dst []byte, h *ledger.HostState) []byte {
 	dst = appendBytes(dst, h.Name)
 	dst = appendU32(dst, uint32(h.Supplier))
 	dst = append(dst, byte(h.Class))
 	dst = append(dst, h.PublicKey[:]...)
 	dst = appendPrices(dst, &h.Offer)
-	return appendBool(dst, h.HasOffer)
+	flags := byte(0)
+	if h.HasOffer {
+		flags |= hostHasOffer
+	}
+	if h.Retired {
+		flags |= hostRetired
+	}
+	return append(dst, flags)
 }
 
 func (d *decoder) host(h *ledger.HostState) {
@@ -124,7 +137,12 @@ func (d *decoder) host(h *ledger.HostState) {
 	h.Class = ledger.Class(d.u8("class"))
 	copy(h.PublicKey[:], d.take("public_key", len(h.PublicKey)))
 	h.Offer = d.prices("offer")
-	h.HasOffer = d.bool("has_offer")
+	at := d.off
+	flags := d.u8("flags")
+	if flags&^(hostHasOffer|hostRetired) != 0 {
+		d.fail("flags", at, nil, "has a flag that is not known: %#x", flags)
+	}
+	h.HasOffer, h.Retired = flags&hostHasOffer != 0, flags&hostRetired != 0
 }
 
 func appendJob(dst []byte, j *ledger.JobState) []byte {

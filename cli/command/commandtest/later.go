@@ -135,6 +135,18 @@ func (s *Server) Bond(ctx context.Context, req *joulev1.BondRequest) (*joulev1.B
 	})
 }
 
+// BuyStake implements the API.
+func (s *Server) BuyStake(ctx context.Context, req *joulev1.BuyStakeRequest) (*joulev1.BuyStakeResponse, error) {
+	return answer(ctx, s, "BuyStake", req, func() *joulev1.BuyStakeResponse { return &joulev1.BuyStakeResponse{Stake: stake()} })
+}
+
+// RetireHost implements the API.
+func (s *Server) RetireHost(ctx context.Context, req *joulev1.RetireHostRequest) (*joulev1.RetireHostResponse, error) {
+	return answer(ctx, s, "RetireHost", req, func() *joulev1.RetireHostResponse {
+		return &joulev1.RetireHostResponse{OpenLeases: 1, Stake: stake()}
+	})
+}
+
 // Unbond implements the API.
 func (s *Server) Unbond(ctx context.Context, req *joulev1.UnbondRequest) (*joulev1.UnbondResponse, error) {
 	return answer(ctx, s, "Unbond", req, func() *joulev1.UnbondResponse {

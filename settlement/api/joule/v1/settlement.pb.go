@@ -1499,6 +1499,7 @@ type Host struct {
 	LastHeardMs   int64                  `protobuf:"varint,6,opt,name=last_heard_ms,json=lastHeardMs,proto3" json:"last_heard_ms,omitempty"` // Unix ms of the last heartbeat here; 0: never
 	OpenLeases    uint32                 `protobuf:"varint,7,opt,name=open_leases,json=openLeases,proto3" json:"open_leases,omitempty"`
 	Id            uint32                 `protobuf:"varint,8,opt,name=id,proto3" json:"id,omitempty"`
+	Retired       bool                   `protobuf:"varint,9,opt,name=retired,proto3" json:"retired,omitempty"` // gets no more leases
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1587,6 +1588,13 @@ func (x *Host) GetId() uint32 {
 		return x.Id
 	}
 	return 0
+}
+
+func (x *Host) GetRetired() bool {
+	if x != nil {
+		return x.Retired
+	}
+	return false
 }
 
 type ListLeasesRequest struct {
@@ -3512,7 +3520,7 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\bafter_id\x18\x03 \x01(\rR\aafterId\"M\n" +
 	"\x11ListHostsResponse\x12$\n" +
 	"\x05hosts\x18\x01 \x03(\v2\x0e.joule.v1.HostR\x05hosts\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\xe7\x01\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\x81\x02\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bsupplier\x18\x02 \x01(\tR\bsupplier\x12\x14\n" +
@@ -3522,7 +3530,8 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\rlast_heard_ms\x18\x06 \x01(\x03R\vlastHeardMs\x12\x1f\n" +
 	"\vopen_leases\x18\a \x01(\rR\n" +
 	"openLeases\x12\x0e\n" +
-	"\x02id\x18\b \x01(\rR\x02id\"\xb4\x01\n" +
+	"\x02id\x18\b \x01(\rR\x02id\x12\x18\n" +
+	"\aretired\x18\t \x01(\bR\aretired\"\xb4\x01\n" +
 	"\x11ListLeasesRequest\x12\x1a\n" +
 	"\bcustomer\x18\x01 \x01(\tR\bcustomer\x12\x1a\n" +
 	"\bsupplier\x18\x02 \x01(\tR\bsupplier\x12\x12\n" +
@@ -3695,7 +3704,7 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\bslice_ms\x18\x02 \x01(\rR\asliceMs\x12)\n" +
 	"\x05guard\x18\x03 \x01(\v2\x13.joule.v1.RateGuardR\x05guard\x12+\n" +
 	"\x05stake\x18\x04 \x01(\v2\x15.joule.v1.StakePolicyR\x05stake\x12,\n" +
-	"\x05fines\x18\x05 \x01(\v2\x16.joule.v1.FineScheduleR\x05fines2\x98\x19\n" +
+	"\x05fines\x18\x05 \x01(\v2\x16.joule.v1.FineScheduleR\x05fines2\xa4\x1a\n" +
 	"\x11SettlementService\x12S\n" +
 	"\x0eCreateCustomer\x12\x1f.joule.v1.CreateCustomerRequest\x1a .joule.v1.CreateCustomerResponse\x12S\n" +
 	"\x0eCreateSupplier\x12\x1f.joule.v1.CreateSupplierRequest\x1a .joule.v1.CreateSupplierResponse\x12G\n" +
@@ -3719,7 +3728,10 @@ const file_joule_v1_settlement_proto_rawDesc = "" +
 	"\fCorrectLease\x12\x1d.joule.v1.CorrectLeaseRequest\x1a\x1e.joule.v1.CorrectLeaseResponse\x12S\n" +
 	"\x0eSetStakePolicy\x12\x1f.joule.v1.SetStakePolicyRequest\x1a .joule.v1.SetStakePolicyResponse\x125\n" +
 	"\x04Bond\x12\x15.joule.v1.BondRequest\x1a\x16.joule.v1.BondResponse\x12;\n" +
-	"\x06Unbond\x12\x17.joule.v1.UnbondRequest\x1a\x18.joule.v1.UnbondResponse\x12V\n" +
+	"\x06Unbond\x12\x17.joule.v1.UnbondRequest\x1a\x18.joule.v1.UnbondResponse\x12A\n" +
+	"\bBuyStake\x12\x19.joule.v1.BuyStakeRequest\x1a\x1a.joule.v1.BuyStakeResponse\x12G\n" +
+	"\n" +
+	"RetireHost\x12\x1b.joule.v1.RetireHostRequest\x1a\x1c.joule.v1.RetireHostResponse\x12V\n" +
 	"\x0fSetFineSchedule\x12 .joule.v1.SetFineScheduleRequest\x1a!.joule.v1.SetFineScheduleResponse\x12D\n" +
 	"\tIssueFine\x12\x1a.joule.v1.IssueFineRequest\x1a\x1b.joule.v1.IssueFineResponse\x12J\n" +
 	"\vProposeFine\x12\x1c.joule.v1.ProposeFineRequest\x1a\x1d.joule.v1.ProposeFineResponse\x12J\n" +
@@ -3824,45 +3836,49 @@ var file_joule_v1_settlement_proto_goTypes = []any{
 	(*SetStakePolicyRequest)(nil),     // 61: joule.v1.SetStakePolicyRequest
 	(*BondRequest)(nil),               // 62: joule.v1.BondRequest
 	(*UnbondRequest)(nil),             // 63: joule.v1.UnbondRequest
-	(*SetFineScheduleRequest)(nil),    // 64: joule.v1.SetFineScheduleRequest
-	(*IssueFineRequest)(nil),          // 65: joule.v1.IssueFineRequest
-	(*ProposeFineRequest)(nil),        // 66: joule.v1.ProposeFineRequest
-	(*ApproveFineRequest)(nil),        // 67: joule.v1.ApproveFineRequest
-	(*AppealFineRequest)(nil),         // 68: joule.v1.AppealFineRequest
-	(*VoidFineRequest)(nil),           // 69: joule.v1.VoidFineRequest
-	(*ListRatesRequest)(nil),          // 70: joule.v1.ListRatesRequest
-	(*ListWithdrawalsRequest)(nil),    // 71: joule.v1.ListWithdrawalsRequest
-	(*ListCorrectionsRequest)(nil),    // 72: joule.v1.ListCorrectionsRequest
-	(*GetBudgetRequest)(nil),          // 73: joule.v1.GetBudgetRequest
-	(*GetSupplierRequest)(nil),        // 74: joule.v1.GetSupplierRequest
-	(*SimulateFineRequest)(nil),       // 75: joule.v1.SimulateFineRequest
-	(*GetFineRequest)(nil),            // 76: joule.v1.GetFineRequest
-	(*ListFinesRequest)(nil),          // 77: joule.v1.ListFinesRequest
-	(*ListOffencesRequest)(nil),       // 78: joule.v1.ListOffencesRequest
-	(*RequestWithdrawalResponse)(nil), // 79: joule.v1.RequestWithdrawalResponse
-	(*ConfirmWithdrawalResponse)(nil), // 80: joule.v1.ConfirmWithdrawalResponse
-	(*FailWithdrawalResponse)(nil),    // 81: joule.v1.FailWithdrawalResponse
-	(*OverrideRateResponse)(nil),      // 82: joule.v1.OverrideRateResponse
-	(*SetRateGuardResponse)(nil),      // 83: joule.v1.SetRateGuardResponse
-	(*CorrectLeaseResponse)(nil),      // 84: joule.v1.CorrectLeaseResponse
-	(*SetStakePolicyResponse)(nil),    // 85: joule.v1.SetStakePolicyResponse
-	(*BondResponse)(nil),              // 86: joule.v1.BondResponse
-	(*UnbondResponse)(nil),            // 87: joule.v1.UnbondResponse
-	(*SetFineScheduleResponse)(nil),   // 88: joule.v1.SetFineScheduleResponse
-	(*IssueFineResponse)(nil),         // 89: joule.v1.IssueFineResponse
-	(*ProposeFineResponse)(nil),       // 90: joule.v1.ProposeFineResponse
-	(*ApproveFineResponse)(nil),       // 91: joule.v1.ApproveFineResponse
-	(*AppealFineResponse)(nil),        // 92: joule.v1.AppealFineResponse
-	(*VoidFineResponse)(nil),          // 93: joule.v1.VoidFineResponse
-	(*ListRatesResponse)(nil),         // 94: joule.v1.ListRatesResponse
-	(*ListWithdrawalsResponse)(nil),   // 95: joule.v1.ListWithdrawalsResponse
-	(*ListCorrectionsResponse)(nil),   // 96: joule.v1.ListCorrectionsResponse
-	(*GetBudgetResponse)(nil),         // 97: joule.v1.GetBudgetResponse
-	(*GetSupplierResponse)(nil),       // 98: joule.v1.GetSupplierResponse
-	(*SimulateFineResponse)(nil),      // 99: joule.v1.SimulateFineResponse
-	(*GetFineResponse)(nil),           // 100: joule.v1.GetFineResponse
-	(*ListFinesResponse)(nil),         // 101: joule.v1.ListFinesResponse
-	(*ListOffencesResponse)(nil),      // 102: joule.v1.ListOffencesResponse
+	(*BuyStakeRequest)(nil),           // 64: joule.v1.BuyStakeRequest
+	(*RetireHostRequest)(nil),         // 65: joule.v1.RetireHostRequest
+	(*SetFineScheduleRequest)(nil),    // 66: joule.v1.SetFineScheduleRequest
+	(*IssueFineRequest)(nil),          // 67: joule.v1.IssueFineRequest
+	(*ProposeFineRequest)(nil),        // 68: joule.v1.ProposeFineRequest
+	(*ApproveFineRequest)(nil),        // 69: joule.v1.ApproveFineRequest
+	(*AppealFineRequest)(nil),         // 70: joule.v1.AppealFineRequest
+	(*VoidFineRequest)(nil),           // 71: joule.v1.VoidFineRequest
+	(*ListRatesRequest)(nil),          // 72: joule.v1.ListRatesRequest
+	(*ListWithdrawalsRequest)(nil),    // 73: joule.v1.ListWithdrawalsRequest
+	(*ListCorrectionsRequest)(nil),    // 74: joule.v1.ListCorrectionsRequest
+	(*GetBudgetRequest)(nil),          // 75: joule.v1.GetBudgetRequest
+	(*GetSupplierRequest)(nil),        // 76: joule.v1.GetSupplierRequest
+	(*SimulateFineRequest)(nil),       // 77: joule.v1.SimulateFineRequest
+	(*GetFineRequest)(nil),            // 78: joule.v1.GetFineRequest
+	(*ListFinesRequest)(nil),          // 79: joule.v1.ListFinesRequest
+	(*ListOffencesRequest)(nil),       // 80: joule.v1.ListOffencesRequest
+	(*RequestWithdrawalResponse)(nil), // 81: joule.v1.RequestWithdrawalResponse
+	(*ConfirmWithdrawalResponse)(nil), // 82: joule.v1.ConfirmWithdrawalResponse
+	(*FailWithdrawalResponse)(nil),    // 83: joule.v1.FailWithdrawalResponse
+	(*OverrideRateResponse)(nil),      // 84: joule.v1.OverrideRateResponse
+	(*SetRateGuardResponse)(nil),      // 85: joule.v1.SetRateGuardResponse
+	(*CorrectLeaseResponse)(nil),      // 86: joule.v1.CorrectLeaseResponse
+	(*SetStakePolicyResponse)(nil),    // 87: joule.v1.SetStakePolicyResponse
+	(*BondResponse)(nil),              // 88: joule.v1.BondResponse
+	(*UnbondResponse)(nil),            // 89: joule.v1.UnbondResponse
+	(*BuyStakeResponse)(nil),          // 90: joule.v1.BuyStakeResponse
+	(*RetireHostResponse)(nil),        // 91: joule.v1.RetireHostResponse
+	(*SetFineScheduleResponse)(nil),   // 92: joule.v1.SetFineScheduleResponse
+	(*IssueFineResponse)(nil),         // 93: joule.v1.IssueFineResponse
+	(*ProposeFineResponse)(nil),       // 94: joule.v1.ProposeFineResponse
+	(*ApproveFineResponse)(nil),       // 95: joule.v1.ApproveFineResponse
+	(*AppealFineResponse)(nil),        // 96: joule.v1.AppealFineResponse
+	(*VoidFineResponse)(nil),          // 97: joule.v1.VoidFineResponse
+	(*ListRatesResponse)(nil),         // 98: joule.v1.ListRatesResponse
+	(*ListWithdrawalsResponse)(nil),   // 99: joule.v1.ListWithdrawalsResponse
+	(*ListCorrectionsResponse)(nil),   // 100: joule.v1.ListCorrectionsResponse
+	(*GetBudgetResponse)(nil),         // 101: joule.v1.GetBudgetResponse
+	(*GetSupplierResponse)(nil),       // 102: joule.v1.GetSupplierResponse
+	(*SimulateFineResponse)(nil),      // 103: joule.v1.SimulateFineResponse
+	(*GetFineResponse)(nil),           // 104: joule.v1.GetFineResponse
+	(*ListFinesResponse)(nil),         // 105: joule.v1.ListFinesResponse
+	(*ListOffencesResponse)(nil),      // 106: joule.v1.ListOffencesResponse
 }
 var file_joule_v1_settlement_proto_depIdxs = []int32{
 	48,  // 0: joule.v1.CreateCustomerRequest.pay_in:type_name -> joule.v1.Currency
@@ -3915,74 +3931,78 @@ var file_joule_v1_settlement_proto_depIdxs = []int32{
 	61,  // 47: joule.v1.SettlementService.SetStakePolicy:input_type -> joule.v1.SetStakePolicyRequest
 	62,  // 48: joule.v1.SettlementService.Bond:input_type -> joule.v1.BondRequest
 	63,  // 49: joule.v1.SettlementService.Unbond:input_type -> joule.v1.UnbondRequest
-	64,  // 50: joule.v1.SettlementService.SetFineSchedule:input_type -> joule.v1.SetFineScheduleRequest
-	65,  // 51: joule.v1.SettlementService.IssueFine:input_type -> joule.v1.IssueFineRequest
-	66,  // 52: joule.v1.SettlementService.ProposeFine:input_type -> joule.v1.ProposeFineRequest
-	67,  // 53: joule.v1.SettlementService.ApproveFine:input_type -> joule.v1.ApproveFineRequest
-	68,  // 54: joule.v1.SettlementService.AppealFine:input_type -> joule.v1.AppealFineRequest
-	69,  // 55: joule.v1.SettlementService.VoidFine:input_type -> joule.v1.VoidFineRequest
-	22,  // 56: joule.v1.SettlementService.ListAccounts:input_type -> joule.v1.ListAccountsRequest
-	25,  // 57: joule.v1.SettlementService.ListHosts:input_type -> joule.v1.ListHostsRequest
-	28,  // 58: joule.v1.SettlementService.ListLeases:input_type -> joule.v1.ListLeasesRequest
-	32,  // 59: joule.v1.SettlementService.ExplainLease:input_type -> joule.v1.ExplainLeaseRequest
-	37,  // 60: joule.v1.SettlementService.GetBill:input_type -> joule.v1.GetBillRequest
-	40,  // 61: joule.v1.SettlementService.GetStatement:input_type -> joule.v1.GetStatementRequest
-	43,  // 62: joule.v1.SettlementService.GetStatus:input_type -> joule.v1.GetStatusRequest
-	45,  // 63: joule.v1.SettlementService.GetPolicy:input_type -> joule.v1.GetPolicyRequest
-	70,  // 64: joule.v1.SettlementService.ListRates:input_type -> joule.v1.ListRatesRequest
-	71,  // 65: joule.v1.SettlementService.ListWithdrawals:input_type -> joule.v1.ListWithdrawalsRequest
-	72,  // 66: joule.v1.SettlementService.ListCorrections:input_type -> joule.v1.ListCorrectionsRequest
-	73,  // 67: joule.v1.SettlementService.GetBudget:input_type -> joule.v1.GetBudgetRequest
-	74,  // 68: joule.v1.SettlementService.GetSupplier:input_type -> joule.v1.GetSupplierRequest
-	75,  // 69: joule.v1.SettlementService.SimulateFine:input_type -> joule.v1.SimulateFineRequest
-	76,  // 70: joule.v1.SettlementService.GetFine:input_type -> joule.v1.GetFineRequest
-	77,  // 71: joule.v1.SettlementService.ListFines:input_type -> joule.v1.ListFinesRequest
-	78,  // 72: joule.v1.SettlementService.ListOffences:input_type -> joule.v1.ListOffencesRequest
-	1,   // 73: joule.v1.SettlementService.CreateCustomer:output_type -> joule.v1.CreateCustomerResponse
-	3,   // 74: joule.v1.SettlementService.CreateSupplier:output_type -> joule.v1.CreateSupplierResponse
-	5,   // 75: joule.v1.SettlementService.EnrollHost:output_type -> joule.v1.EnrollHostResponse
-	7,   // 76: joule.v1.SettlementService.SetOffer:output_type -> joule.v1.SetOfferResponse
-	9,   // 77: joule.v1.SettlementService.SetRate:output_type -> joule.v1.SetRateResponse
-	11,  // 78: joule.v1.SettlementService.SetPolicy:output_type -> joule.v1.SetPolicyResponse
-	13,  // 79: joule.v1.SettlementService.Deposit:output_type -> joule.v1.DepositResponse
-	15,  // 80: joule.v1.SettlementService.Mint:output_type -> joule.v1.MintResponse
-	17,  // 81: joule.v1.SettlementService.Withdraw:output_type -> joule.v1.WithdrawResponse
-	19,  // 82: joule.v1.SettlementService.TopUpLease:output_type -> joule.v1.TopUpLeaseResponse
-	21,  // 83: joule.v1.SettlementService.CloseLease:output_type -> joule.v1.CloseLeaseResponse
-	79,  // 84: joule.v1.SettlementService.RequestWithdrawal:output_type -> joule.v1.RequestWithdrawalResponse
-	80,  // 85: joule.v1.SettlementService.ConfirmWithdrawal:output_type -> joule.v1.ConfirmWithdrawalResponse
-	81,  // 86: joule.v1.SettlementService.FailWithdrawal:output_type -> joule.v1.FailWithdrawalResponse
-	82,  // 87: joule.v1.SettlementService.OverrideRate:output_type -> joule.v1.OverrideRateResponse
-	83,  // 88: joule.v1.SettlementService.SetRateGuard:output_type -> joule.v1.SetRateGuardResponse
-	84,  // 89: joule.v1.SettlementService.CorrectLease:output_type -> joule.v1.CorrectLeaseResponse
-	85,  // 90: joule.v1.SettlementService.SetStakePolicy:output_type -> joule.v1.SetStakePolicyResponse
-	86,  // 91: joule.v1.SettlementService.Bond:output_type -> joule.v1.BondResponse
-	87,  // 92: joule.v1.SettlementService.Unbond:output_type -> joule.v1.UnbondResponse
-	88,  // 93: joule.v1.SettlementService.SetFineSchedule:output_type -> joule.v1.SetFineScheduleResponse
-	89,  // 94: joule.v1.SettlementService.IssueFine:output_type -> joule.v1.IssueFineResponse
-	90,  // 95: joule.v1.SettlementService.ProposeFine:output_type -> joule.v1.ProposeFineResponse
-	91,  // 96: joule.v1.SettlementService.ApproveFine:output_type -> joule.v1.ApproveFineResponse
-	92,  // 97: joule.v1.SettlementService.AppealFine:output_type -> joule.v1.AppealFineResponse
-	93,  // 98: joule.v1.SettlementService.VoidFine:output_type -> joule.v1.VoidFineResponse
-	23,  // 99: joule.v1.SettlementService.ListAccounts:output_type -> joule.v1.ListAccountsResponse
-	26,  // 100: joule.v1.SettlementService.ListHosts:output_type -> joule.v1.ListHostsResponse
-	29,  // 101: joule.v1.SettlementService.ListLeases:output_type -> joule.v1.ListLeasesResponse
-	33,  // 102: joule.v1.SettlementService.ExplainLease:output_type -> joule.v1.ExplainLeaseResponse
-	38,  // 103: joule.v1.SettlementService.GetBill:output_type -> joule.v1.GetBillResponse
-	41,  // 104: joule.v1.SettlementService.GetStatement:output_type -> joule.v1.GetStatementResponse
-	44,  // 105: joule.v1.SettlementService.GetStatus:output_type -> joule.v1.GetStatusResponse
-	46,  // 106: joule.v1.SettlementService.GetPolicy:output_type -> joule.v1.GetPolicyResponse
-	94,  // 107: joule.v1.SettlementService.ListRates:output_type -> joule.v1.ListRatesResponse
-	95,  // 108: joule.v1.SettlementService.ListWithdrawals:output_type -> joule.v1.ListWithdrawalsResponse
-	96,  // 109: joule.v1.SettlementService.ListCorrections:output_type -> joule.v1.ListCorrectionsResponse
-	97,  // 110: joule.v1.SettlementService.GetBudget:output_type -> joule.v1.GetBudgetResponse
-	98,  // 111: joule.v1.SettlementService.GetSupplier:output_type -> joule.v1.GetSupplierResponse
-	99,  // 112: joule.v1.SettlementService.SimulateFine:output_type -> joule.v1.SimulateFineResponse
-	100, // 113: joule.v1.SettlementService.GetFine:output_type -> joule.v1.GetFineResponse
-	101, // 114: joule.v1.SettlementService.ListFines:output_type -> joule.v1.ListFinesResponse
-	102, // 115: joule.v1.SettlementService.ListOffences:output_type -> joule.v1.ListOffencesResponse
-	73,  // [73:116] is the sub-list for method output_type
-	30,  // [30:73] is the sub-list for method input_type
+	64,  // 50: joule.v1.SettlementService.BuyStake:input_type -> joule.v1.BuyStakeRequest
+	65,  // 51: joule.v1.SettlementService.RetireHost:input_type -> joule.v1.RetireHostRequest
+	66,  // 52: joule.v1.SettlementService.SetFineSchedule:input_type -> joule.v1.SetFineScheduleRequest
+	67,  // 53: joule.v1.SettlementService.IssueFine:input_type -> joule.v1.IssueFineRequest
+	68,  // 54: joule.v1.SettlementService.ProposeFine:input_type -> joule.v1.ProposeFineRequest
+	69,  // 55: joule.v1.SettlementService.ApproveFine:input_type -> joule.v1.ApproveFineRequest
+	70,  // 56: joule.v1.SettlementService.AppealFine:input_type -> joule.v1.AppealFineRequest
+	71,  // 57: joule.v1.SettlementService.VoidFine:input_type -> joule.v1.VoidFineRequest
+	22,  // 58: joule.v1.SettlementService.ListAccounts:input_type -> joule.v1.ListAccountsRequest
+	25,  // 59: joule.v1.SettlementService.ListHosts:input_type -> joule.v1.ListHostsRequest
+	28,  // 60: joule.v1.SettlementService.ListLeases:input_type -> joule.v1.ListLeasesRequest
+	32,  // 61: joule.v1.SettlementService.ExplainLease:input_type -> joule.v1.ExplainLeaseRequest
+	37,  // 62: joule.v1.SettlementService.GetBill:input_type -> joule.v1.GetBillRequest
+	40,  // 63: joule.v1.SettlementService.GetStatement:input_type -> joule.v1.GetStatementRequest
+	43,  // 64: joule.v1.SettlementService.GetStatus:input_type -> joule.v1.GetStatusRequest
+	45,  // 65: joule.v1.SettlementService.GetPolicy:input_type -> joule.v1.GetPolicyRequest
+	72,  // 66: joule.v1.SettlementService.ListRates:input_type -> joule.v1.ListRatesRequest
+	73,  // 67: joule.v1.SettlementService.ListWithdrawals:input_type -> joule.v1.ListWithdrawalsRequest
+	74,  // 68: joule.v1.SettlementService.ListCorrections:input_type -> joule.v1.ListCorrectionsRequest
+	75,  // 69: joule.v1.SettlementService.GetBudget:input_type -> joule.v1.GetBudgetRequest
+	76,  // 70: joule.v1.SettlementService.GetSupplier:input_type -> joule.v1.GetSupplierRequest
+	77,  // 71: joule.v1.SettlementService.SimulateFine:input_type -> joule.v1.SimulateFineRequest
+	78,  // 72: joule.v1.SettlementService.GetFine:input_type -> joule.v1.GetFineRequest
+	79,  // 73: joule.v1.SettlementService.ListFines:input_type -> joule.v1.ListFinesRequest
+	80,  // 74: joule.v1.SettlementService.ListOffences:input_type -> joule.v1.ListOffencesRequest
+	1,   // 75: joule.v1.SettlementService.CreateCustomer:output_type -> joule.v1.CreateCustomerResponse
+	3,   // 76: joule.v1.SettlementService.CreateSupplier:output_type -> joule.v1.CreateSupplierResponse
+	5,   // 77: joule.v1.SettlementService.EnrollHost:output_type -> joule.v1.EnrollHostResponse
+	7,   // 78: joule.v1.SettlementService.SetOffer:output_type -> joule.v1.SetOfferResponse
+	9,   // 79: joule.v1.SettlementService.SetRate:output_type -> joule.v1.SetRateResponse
+	11,  // 80: joule.v1.SettlementService.SetPolicy:output_type -> joule.v1.SetPolicyResponse
+	13,  // 81: joule.v1.SettlementService.Deposit:output_type -> joule.v1.DepositResponse
+	15,  // 82: joule.v1.SettlementService.Mint:output_type -> joule.v1.MintResponse
+	17,  // 83: joule.v1.SettlementService.Withdraw:output_type -> joule.v1.WithdrawResponse
+	19,  // 84: joule.v1.SettlementService.TopUpLease:output_type -> joule.v1.TopUpLeaseResponse
+	21,  // 85: joule.v1.SettlementService.CloseLease:output_type -> joule.v1.CloseLeaseResponse
+	81,  // 86: joule.v1.SettlementService.RequestWithdrawal:output_type -> joule.v1.RequestWithdrawalResponse
+	82,  // 87: joule.v1.SettlementService.ConfirmWithdrawal:output_type -> joule.v1.ConfirmWithdrawalResponse
+	83,  // 88: joule.v1.SettlementService.FailWithdrawal:output_type -> joule.v1.FailWithdrawalResponse
+	84,  // 89: joule.v1.SettlementService.OverrideRate:output_type -> joule.v1.OverrideRateResponse
+	85,  // 90: joule.v1.SettlementService.SetRateGuard:output_type -> joule.v1.SetRateGuardResponse
+	86,  // 91: joule.v1.SettlementService.CorrectLease:output_type -> joule.v1.CorrectLeaseResponse
+	87,  // 92: joule.v1.SettlementService.SetStakePolicy:output_type -> joule.v1.SetStakePolicyResponse
+	88,  // 93: joule.v1.SettlementService.Bond:output_type -> joule.v1.BondResponse
+	89,  // 94: joule.v1.SettlementService.Unbond:output_type -> joule.v1.UnbondResponse
+	90,  // 95: joule.v1.SettlementService.BuyStake:output_type -> joule.v1.BuyStakeResponse
+	91,  // 96: joule.v1.SettlementService.RetireHost:output_type -> joule.v1.RetireHostResponse
+	92,  // 97: joule.v1.SettlementService.SetFineSchedule:output_type -> joule.v1.SetFineScheduleResponse
+	93,  // 98: joule.v1.SettlementService.IssueFine:output_type -> joule.v1.IssueFineResponse
+	94,  // 99: joule.v1.SettlementService.ProposeFine:output_type -> joule.v1.ProposeFineResponse
+	95,  // 100: joule.v1.SettlementService.ApproveFine:output_type -> joule.v1.ApproveFineResponse
+	96,  // 101: joule.v1.SettlementService.AppealFine:output_type -> joule.v1.AppealFineResponse
+	97,  // 102: joule.v1.SettlementService.VoidFine:output_type -> joule.v1.VoidFineResponse
+	23,  // 103: joule.v1.SettlementService.ListAccounts:output_type -> joule.v1.ListAccountsResponse
+	26,  // 104: joule.v1.SettlementService.ListHosts:output_type -> joule.v1.ListHostsResponse
+	29,  // 105: joule.v1.SettlementService.ListLeases:output_type -> joule.v1.ListLeasesResponse
+	33,  // 106: joule.v1.SettlementService.ExplainLease:output_type -> joule.v1.ExplainLeaseResponse
+	38,  // 107: joule.v1.SettlementService.GetBill:output_type -> joule.v1.GetBillResponse
+	41,  // 108: joule.v1.SettlementService.GetStatement:output_type -> joule.v1.GetStatementResponse
+	44,  // 109: joule.v1.SettlementService.GetStatus:output_type -> joule.v1.GetStatusResponse
+	46,  // 110: joule.v1.SettlementService.GetPolicy:output_type -> joule.v1.GetPolicyResponse
+	98,  // 111: joule.v1.SettlementService.ListRates:output_type -> joule.v1.ListRatesResponse
+	99,  // 112: joule.v1.SettlementService.ListWithdrawals:output_type -> joule.v1.ListWithdrawalsResponse
+	100, // 113: joule.v1.SettlementService.ListCorrections:output_type -> joule.v1.ListCorrectionsResponse
+	101, // 114: joule.v1.SettlementService.GetBudget:output_type -> joule.v1.GetBudgetResponse
+	102, // 115: joule.v1.SettlementService.GetSupplier:output_type -> joule.v1.GetSupplierResponse
+	103, // 116: joule.v1.SettlementService.SimulateFine:output_type -> joule.v1.SimulateFineResponse
+	104, // 117: joule.v1.SettlementService.GetFine:output_type -> joule.v1.GetFineResponse
+	105, // 118: joule.v1.SettlementService.ListFines:output_type -> joule.v1.ListFinesResponse
+	106, // 119: joule.v1.SettlementService.ListOffences:output_type -> joule.v1.ListOffencesResponse
+	75,  // [75:120] is the sub-list for method output_type
+	30,  // [30:75] is the sub-list for method input_type
 	30,  // [30:30] is the sub-list for extension type_name
 	30,  // [30:30] is the sub-list for extension extendee
 	0,   // [0:30] is the sub-list for field type_name

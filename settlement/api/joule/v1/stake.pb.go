@@ -444,6 +444,225 @@ func (x *BondResponse) GetStake() *Stake {
 	return nil
 }
 
+// BuyStakeRequest is stake for USD that came from outside, at the rate in force.
+type BuyStakeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Supplier      string                 `protobuf:"bytes,2,opt,name=supplier,proto3" json:"supplier,omitempty"`
+	PaidNusd      int64                  `protobuf:"varint,3,opt,name=paid_nusd,json=paidNusd,proto3" json:"paid_nusd,omitempty"`
+	Ref           string                 `protobuf:"bytes,4,opt,name=ref,proto3" json:"ref,omitempty"` // outside reference of the payment
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuyStakeRequest) Reset() {
+	*x = BuyStakeRequest{}
+	mi := &file_joule_v1_stake_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuyStakeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuyStakeRequest) ProtoMessage() {}
+
+func (x *BuyStakeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_stake_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuyStakeRequest.ProtoReflect.Descriptor instead.
+func (*BuyStakeRequest) Descriptor() ([]byte, []int) {
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *BuyStakeRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *BuyStakeRequest) GetSupplier() string {
+	if x != nil {
+		return x.Supplier
+	}
+	return ""
+}
+
+func (x *BuyStakeRequest) GetPaidNusd() int64 {
+	if x != nil {
+		return x.PaidNusd
+	}
+	return 0
+}
+
+func (x *BuyStakeRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type BuyStakeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stake         *Stake                 `protobuf:"bytes,1,opt,name=stake,proto3" json:"stake,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuyStakeResponse) Reset() {
+	*x = BuyStakeResponse{}
+	mi := &file_joule_v1_stake_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuyStakeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuyStakeResponse) ProtoMessage() {}
+
+func (x *BuyStakeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_stake_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuyStakeResponse.ProtoReflect.Descriptor instead.
+func (*BuyStakeResponse) Descriptor() ([]byte, []int) {
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BuyStakeResponse) GetStake() *Stake {
+	if x != nil {
+		return x.Stake
+	}
+	return nil
+}
+
+// RetireHostRequest takes a host out of service for good. Its leases go on to
+// their ends; then no stake is asked for it.
+type RetireHostRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireHostRequest) Reset() {
+	*x = RetireHostRequest{}
+	mi := &file_joule_v1_stake_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireHostRequest) ProtoMessage() {}
+
+func (x *RetireHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_stake_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireHostRequest.ProtoReflect.Descriptor instead.
+func (*RetireHostRequest) Descriptor() ([]byte, []int) {
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RetireHostRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *RetireHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type RetireHostResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	OpenLeases    uint32                 `protobuf:"varint,1,opt,name=open_leases,json=openLeases,proto3" json:"open_leases,omitempty"` // that go on
+	Stake         *Stake                 `protobuf:"bytes,2,opt,name=stake,proto3" json:"stake,omitempty"`                              // of its supplier
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireHostResponse) Reset() {
+	*x = RetireHostResponse{}
+	mi := &file_joule_v1_stake_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireHostResponse) ProtoMessage() {}
+
+func (x *RetireHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_joule_v1_stake_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireHostResponse.ProtoReflect.Descriptor instead.
+func (*RetireHostResponse) Descriptor() ([]byte, []int) {
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RetireHostResponse) GetOpenLeases() uint32 {
+	if x != nil {
+		return x.OpenLeases
+	}
+	return 0
+}
+
+func (x *RetireHostResponse) GetStake() *Stake {
+	if x != nil {
+		return x.Stake
+	}
+	return nil
+}
+
 type UnbondRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -455,7 +674,7 @@ type UnbondRequest struct {
 
 func (x *UnbondRequest) Reset() {
 	*x = UnbondRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[7]
+	mi := &file_joule_v1_stake_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +686,7 @@ func (x *UnbondRequest) String() string {
 func (*UnbondRequest) ProtoMessage() {}
 
 func (x *UnbondRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[7]
+	mi := &file_joule_v1_stake_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +699,7 @@ func (x *UnbondRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbondRequest.ProtoReflect.Descriptor instead.
 func (*UnbondRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{7}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UnbondRequest) GetKey() string {
@@ -514,7 +733,7 @@ type UnbondResponse struct {
 
 func (x *UnbondResponse) Reset() {
 	*x = UnbondResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[8]
+	mi := &file_joule_v1_stake_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +745,7 @@ func (x *UnbondResponse) String() string {
 func (*UnbondResponse) ProtoMessage() {}
 
 func (x *UnbondResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[8]
+	mi := &file_joule_v1_stake_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +758,7 @@ func (x *UnbondResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbondResponse.ProtoReflect.Descriptor instead.
 func (*UnbondResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{8}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UnbondResponse) GetUnbonding() *Unbonding {
@@ -565,7 +784,7 @@ type GetSupplierRequest struct {
 
 func (x *GetSupplierRequest) Reset() {
 	*x = GetSupplierRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[9]
+	mi := &file_joule_v1_stake_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +796,7 @@ func (x *GetSupplierRequest) String() string {
 func (*GetSupplierRequest) ProtoMessage() {}
 
 func (x *GetSupplierRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[9]
+	mi := &file_joule_v1_stake_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +809,7 @@ func (x *GetSupplierRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSupplierRequest.ProtoReflect.Descriptor instead.
 func (*GetSupplierRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{9}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetSupplierRequest) GetSupplier() string {
@@ -613,7 +832,7 @@ type GetSupplierResponse struct {
 
 func (x *GetSupplierResponse) Reset() {
 	*x = GetSupplierResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[10]
+	mi := &file_joule_v1_stake_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +844,7 @@ func (x *GetSupplierResponse) String() string {
 func (*GetSupplierResponse) ProtoMessage() {}
 
 func (x *GetSupplierResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[10]
+	mi := &file_joule_v1_stake_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +857,7 @@ func (x *GetSupplierResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSupplierResponse.ProtoReflect.Descriptor instead.
 func (*GetSupplierResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{10}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetSupplierResponse) GetSupplier() string {
@@ -690,7 +909,7 @@ type FineRule struct {
 
 func (x *FineRule) Reset() {
 	*x = FineRule{}
-	mi := &file_joule_v1_stake_proto_msgTypes[11]
+	mi := &file_joule_v1_stake_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +921,7 @@ func (x *FineRule) String() string {
 func (*FineRule) ProtoMessage() {}
 
 func (x *FineRule) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[11]
+	mi := &file_joule_v1_stake_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +934,7 @@ func (x *FineRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FineRule.ProtoReflect.Descriptor instead.
 func (*FineRule) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{11}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FineRule) GetReason() string {
@@ -766,7 +985,7 @@ type FineSchedule struct {
 
 func (x *FineSchedule) Reset() {
 	*x = FineSchedule{}
-	mi := &file_joule_v1_stake_proto_msgTypes[12]
+	mi := &file_joule_v1_stake_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +997,7 @@ func (x *FineSchedule) String() string {
 func (*FineSchedule) ProtoMessage() {}
 
 func (x *FineSchedule) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[12]
+	mi := &file_joule_v1_stake_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +1010,7 @@ func (x *FineSchedule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FineSchedule.ProtoReflect.Descriptor instead.
 func (*FineSchedule) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{12}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FineSchedule) GetAppealMs() uint64 {
@@ -832,7 +1051,7 @@ type SetFineScheduleRequest struct {
 
 func (x *SetFineScheduleRequest) Reset() {
 	*x = SetFineScheduleRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[13]
+	mi := &file_joule_v1_stake_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1063,7 @@ func (x *SetFineScheduleRequest) String() string {
 func (*SetFineScheduleRequest) ProtoMessage() {}
 
 func (x *SetFineScheduleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[13]
+	mi := &file_joule_v1_stake_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1076,7 @@ func (x *SetFineScheduleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFineScheduleRequest.ProtoReflect.Descriptor instead.
 func (*SetFineScheduleRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{13}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetFineScheduleRequest) GetKey() string {
@@ -882,7 +1101,7 @@ type SetFineScheduleResponse struct {
 
 func (x *SetFineScheduleResponse) Reset() {
 	*x = SetFineScheduleResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[14]
+	mi := &file_joule_v1_stake_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1113,7 @@ func (x *SetFineScheduleResponse) String() string {
 func (*SetFineScheduleResponse) ProtoMessage() {}
 
 func (x *SetFineScheduleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[14]
+	mi := &file_joule_v1_stake_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1126,7 @@ func (x *SetFineScheduleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFineScheduleResponse.ProtoReflect.Descriptor instead.
 func (*SetFineScheduleResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{14}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{18}
 }
 
 // FineCase is an offence: who, what, and how that is known.
@@ -923,7 +1142,7 @@ type FineCase struct {
 
 func (x *FineCase) Reset() {
 	*x = FineCase{}
-	mi := &file_joule_v1_stake_proto_msgTypes[15]
+	mi := &file_joule_v1_stake_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1154,7 @@ func (x *FineCase) String() string {
 func (*FineCase) ProtoMessage() {}
 
 func (x *FineCase) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[15]
+	mi := &file_joule_v1_stake_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1167,7 @@ func (x *FineCase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FineCase.ProtoReflect.Descriptor instead.
 func (*FineCase) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{15}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FineCase) GetSupplier() string {
@@ -990,7 +1209,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_joule_v1_stake_proto_msgTypes[16]
+	mi := &file_joule_v1_stake_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1221,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[16]
+	mi := &file_joule_v1_stake_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1234,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{16}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Evidence) GetEntry() uint64 {
@@ -1056,7 +1275,7 @@ type FinePlan struct {
 
 func (x *FinePlan) Reset() {
 	*x = FinePlan{}
-	mi := &file_joule_v1_stake_proto_msgTypes[17]
+	mi := &file_joule_v1_stake_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1287,7 @@ func (x *FinePlan) String() string {
 func (*FinePlan) ProtoMessage() {}
 
 func (x *FinePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[17]
+	mi := &file_joule_v1_stake_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1300,7 @@ func (x *FinePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinePlan.ProtoReflect.Descriptor instead.
 func (*FinePlan) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{17}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FinePlan) GetSupplier() string {
@@ -1211,7 +1430,7 @@ type Fine struct {
 
 func (x *Fine) Reset() {
 	*x = Fine{}
-	mi := &file_joule_v1_stake_proto_msgTypes[18]
+	mi := &file_joule_v1_stake_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1442,7 @@ func (x *Fine) String() string {
 func (*Fine) ProtoMessage() {}
 
 func (x *Fine) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[18]
+	mi := &file_joule_v1_stake_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1455,7 @@ func (x *Fine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fine.ProtoReflect.Descriptor instead.
 func (*Fine) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{18}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Fine) GetId() uint32 {
@@ -1340,7 +1559,7 @@ type IssueFineRequest struct {
 
 func (x *IssueFineRequest) Reset() {
 	*x = IssueFineRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[19]
+	mi := &file_joule_v1_stake_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1571,7 @@ func (x *IssueFineRequest) String() string {
 func (*IssueFineRequest) ProtoMessage() {}
 
 func (x *IssueFineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[19]
+	mi := &file_joule_v1_stake_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1584,7 @@ func (x *IssueFineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueFineRequest.ProtoReflect.Descriptor instead.
 func (*IssueFineRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{19}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *IssueFineRequest) GetKey() string {
@@ -1391,7 +1610,7 @@ type IssueFineResponse struct {
 
 func (x *IssueFineResponse) Reset() {
 	*x = IssueFineResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[20]
+	mi := &file_joule_v1_stake_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1622,7 @@ func (x *IssueFineResponse) String() string {
 func (*IssueFineResponse) ProtoMessage() {}
 
 func (x *IssueFineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[20]
+	mi := &file_joule_v1_stake_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1635,7 @@ func (x *IssueFineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueFineResponse.ProtoReflect.Descriptor instead.
 func (*IssueFineResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{20}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IssueFineResponse) GetFine() *Fine {
@@ -1437,7 +1656,7 @@ type ProposeFineRequest struct {
 
 func (x *ProposeFineRequest) Reset() {
 	*x = ProposeFineRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[21]
+	mi := &file_joule_v1_stake_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1668,7 @@ func (x *ProposeFineRequest) String() string {
 func (*ProposeFineRequest) ProtoMessage() {}
 
 func (x *ProposeFineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[21]
+	mi := &file_joule_v1_stake_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1681,7 @@ func (x *ProposeFineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeFineRequest.ProtoReflect.Descriptor instead.
 func (*ProposeFineRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{21}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ProposeFineRequest) GetKey() string {
@@ -1495,7 +1714,7 @@ type ProposeFineResponse struct {
 
 func (x *ProposeFineResponse) Reset() {
 	*x = ProposeFineResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[22]
+	mi := &file_joule_v1_stake_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1726,7 @@ func (x *ProposeFineResponse) String() string {
 func (*ProposeFineResponse) ProtoMessage() {}
 
 func (x *ProposeFineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[22]
+	mi := &file_joule_v1_stake_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1739,7 @@ func (x *ProposeFineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeFineResponse.ProtoReflect.Descriptor instead.
 func (*ProposeFineResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{22}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProposeFineResponse) GetFine() *Fine {
@@ -1540,7 +1759,7 @@ type ApproveFineRequest struct {
 
 func (x *ApproveFineRequest) Reset() {
 	*x = ApproveFineRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[23]
+	mi := &file_joule_v1_stake_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1771,7 @@ func (x *ApproveFineRequest) String() string {
 func (*ApproveFineRequest) ProtoMessage() {}
 
 func (x *ApproveFineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[23]
+	mi := &file_joule_v1_stake_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1784,7 @@ func (x *ApproveFineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveFineRequest.ProtoReflect.Descriptor instead.
 func (*ApproveFineRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{23}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ApproveFineRequest) GetKey() string {
@@ -1591,7 +1810,7 @@ type ApproveFineResponse struct {
 
 func (x *ApproveFineResponse) Reset() {
 	*x = ApproveFineResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[24]
+	mi := &file_joule_v1_stake_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1822,7 @@ func (x *ApproveFineResponse) String() string {
 func (*ApproveFineResponse) ProtoMessage() {}
 
 func (x *ApproveFineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[24]
+	mi := &file_joule_v1_stake_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1835,7 @@ func (x *ApproveFineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveFineResponse.ProtoReflect.Descriptor instead.
 func (*ApproveFineResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{24}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ApproveFineResponse) GetFine() *Fine {
@@ -1638,7 +1857,7 @@ type AppealFineRequest struct {
 
 func (x *AppealFineRequest) Reset() {
 	*x = AppealFineRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[25]
+	mi := &file_joule_v1_stake_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1869,7 @@ func (x *AppealFineRequest) String() string {
 func (*AppealFineRequest) ProtoMessage() {}
 
 func (x *AppealFineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[25]
+	mi := &file_joule_v1_stake_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1882,7 @@ func (x *AppealFineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppealFineRequest.ProtoReflect.Descriptor instead.
 func (*AppealFineRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{25}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AppealFineRequest) GetKey() string {
@@ -1703,7 +1922,7 @@ type AppealFineResponse struct {
 
 func (x *AppealFineResponse) Reset() {
 	*x = AppealFineResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[26]
+	mi := &file_joule_v1_stake_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1934,7 @@ func (x *AppealFineResponse) String() string {
 func (*AppealFineResponse) ProtoMessage() {}
 
 func (x *AppealFineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[26]
+	mi := &file_joule_v1_stake_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1947,7 @@ func (x *AppealFineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppealFineResponse.ProtoReflect.Descriptor instead.
 func (*AppealFineResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{26}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AppealFineResponse) GetFine() *Fine {
@@ -1749,7 +1968,7 @@ type VoidFineRequest struct {
 
 func (x *VoidFineRequest) Reset() {
 	*x = VoidFineRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[27]
+	mi := &file_joule_v1_stake_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1980,7 @@ func (x *VoidFineRequest) String() string {
 func (*VoidFineRequest) ProtoMessage() {}
 
 func (x *VoidFineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[27]
+	mi := &file_joule_v1_stake_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1993,7 @@ func (x *VoidFineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoidFineRequest.ProtoReflect.Descriptor instead.
 func (*VoidFineRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{27}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VoidFineRequest) GetKey() string {
@@ -1807,7 +2026,7 @@ type VoidFineResponse struct {
 
 func (x *VoidFineResponse) Reset() {
 	*x = VoidFineResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[28]
+	mi := &file_joule_v1_stake_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +2038,7 @@ func (x *VoidFineResponse) String() string {
 func (*VoidFineResponse) ProtoMessage() {}
 
 func (x *VoidFineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[28]
+	mi := &file_joule_v1_stake_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +2051,7 @@ func (x *VoidFineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoidFineResponse.ProtoReflect.Descriptor instead.
 func (*VoidFineResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{28}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VoidFineResponse) GetFine() *Fine {
@@ -1853,7 +2072,7 @@ type SimulateFineRequest struct {
 
 func (x *SimulateFineRequest) Reset() {
 	*x = SimulateFineRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[29]
+	mi := &file_joule_v1_stake_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2084,7 @@ func (x *SimulateFineRequest) String() string {
 func (*SimulateFineRequest) ProtoMessage() {}
 
 func (x *SimulateFineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[29]
+	mi := &file_joule_v1_stake_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2097,7 @@ func (x *SimulateFineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateFineRequest.ProtoReflect.Descriptor instead.
 func (*SimulateFineRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{29}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SimulateFineRequest) GetCase() *FineCase {
@@ -1904,7 +2123,7 @@ type SimulateFineResponse struct {
 
 func (x *SimulateFineResponse) Reset() {
 	*x = SimulateFineResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[30]
+	mi := &file_joule_v1_stake_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2135,7 @@ func (x *SimulateFineResponse) String() string {
 func (*SimulateFineResponse) ProtoMessage() {}
 
 func (x *SimulateFineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[30]
+	mi := &file_joule_v1_stake_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2148,7 @@ func (x *SimulateFineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateFineResponse.ProtoReflect.Descriptor instead.
 func (*SimulateFineResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{30}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SimulateFineResponse) GetPlan() *FinePlan {
@@ -1948,7 +2167,7 @@ type GetFineRequest struct {
 
 func (x *GetFineRequest) Reset() {
 	*x = GetFineRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[31]
+	mi := &file_joule_v1_stake_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2179,7 @@ func (x *GetFineRequest) String() string {
 func (*GetFineRequest) ProtoMessage() {}
 
 func (x *GetFineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[31]
+	mi := &file_joule_v1_stake_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2192,7 @@ func (x *GetFineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFineRequest.ProtoReflect.Descriptor instead.
 func (*GetFineRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{31}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetFineRequest) GetFineId() uint32 {
@@ -1992,7 +2211,7 @@ type GetFineResponse struct {
 
 func (x *GetFineResponse) Reset() {
 	*x = GetFineResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[32]
+	mi := &file_joule_v1_stake_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2223,7 @@ func (x *GetFineResponse) String() string {
 func (*GetFineResponse) ProtoMessage() {}
 
 func (x *GetFineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[32]
+	mi := &file_joule_v1_stake_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2236,7 @@ func (x *GetFineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFineResponse.ProtoReflect.Descriptor instead.
 func (*GetFineResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{32}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetFineResponse) GetFine() *Fine {
@@ -2039,7 +2258,7 @@ type ListFinesRequest struct {
 
 func (x *ListFinesRequest) Reset() {
 	*x = ListFinesRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[33]
+	mi := &file_joule_v1_stake_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2270,7 @@ func (x *ListFinesRequest) String() string {
 func (*ListFinesRequest) ProtoMessage() {}
 
 func (x *ListFinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[33]
+	mi := &file_joule_v1_stake_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2283,7 @@ func (x *ListFinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFinesRequest.ProtoReflect.Descriptor instead.
 func (*ListFinesRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{33}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListFinesRequest) GetSupplier() string {
@@ -2105,7 +2324,7 @@ type ListFinesResponse struct {
 
 func (x *ListFinesResponse) Reset() {
 	*x = ListFinesResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[34]
+	mi := &file_joule_v1_stake_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2336,7 @@ func (x *ListFinesResponse) String() string {
 func (*ListFinesResponse) ProtoMessage() {}
 
 func (x *ListFinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[34]
+	mi := &file_joule_v1_stake_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2349,7 @@ func (x *ListFinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFinesResponse.ProtoReflect.Descriptor instead.
 func (*ListFinesResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{34}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListFinesResponse) GetFines() []*Fine {
@@ -2162,7 +2381,7 @@ type Offence struct {
 
 func (x *Offence) Reset() {
 	*x = Offence{}
-	mi := &file_joule_v1_stake_proto_msgTypes[35]
+	mi := &file_joule_v1_stake_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2393,7 @@ func (x *Offence) String() string {
 func (*Offence) ProtoMessage() {}
 
 func (x *Offence) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[35]
+	mi := &file_joule_v1_stake_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2406,7 @@ func (x *Offence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offence.ProtoReflect.Descriptor instead.
 func (*Offence) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{35}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Offence) GetId() uint32 {
@@ -2243,7 +2462,7 @@ type ListOffencesRequest struct {
 
 func (x *ListOffencesRequest) Reset() {
 	*x = ListOffencesRequest{}
-	mi := &file_joule_v1_stake_proto_msgTypes[36]
+	mi := &file_joule_v1_stake_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2255,7 +2474,7 @@ func (x *ListOffencesRequest) String() string {
 func (*ListOffencesRequest) ProtoMessage() {}
 
 func (x *ListOffencesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[36]
+	mi := &file_joule_v1_stake_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2268,7 +2487,7 @@ func (x *ListOffencesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOffencesRequest.ProtoReflect.Descriptor instead.
 func (*ListOffencesRequest) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{36}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListOffencesRequest) GetOpenOnly() bool {
@@ -2302,7 +2521,7 @@ type ListOffencesResponse struct {
 
 func (x *ListOffencesResponse) Reset() {
 	*x = ListOffencesResponse{}
-	mi := &file_joule_v1_stake_proto_msgTypes[37]
+	mi := &file_joule_v1_stake_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2533,7 @@ func (x *ListOffencesResponse) String() string {
 func (*ListOffencesResponse) ProtoMessage() {}
 
 func (x *ListOffencesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joule_v1_stake_proto_msgTypes[37]
+	mi := &file_joule_v1_stake_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2327,7 +2546,7 @@ func (x *ListOffencesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOffencesResponse.ProtoReflect.Descriptor instead.
 func (*ListOffencesResponse) Descriptor() ([]byte, []int) {
-	return file_joule_v1_stake_proto_rawDescGZIP(), []int{37}
+	return file_joule_v1_stake_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListOffencesResponse) GetOffences() []*Offence {
@@ -2378,7 +2597,21 @@ const file_joule_v1_stake_proto_rawDesc = "" +
 	"\x04from\x18\x04 \x01(\tR\x04from\x12\x10\n" +
 	"\x03ref\x18\x05 \x01(\tR\x03ref\"5\n" +
 	"\fBondResponse\x12%\n" +
-	"\x05stake\x18\x01 \x01(\v2\x0f.joule.v1.StakeR\x05stake\"Z\n" +
+	"\x05stake\x18\x01 \x01(\v2\x0f.joule.v1.StakeR\x05stake\"n\n" +
+	"\x0fBuyStakeRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
+	"\bsupplier\x18\x02 \x01(\tR\bsupplier\x12\x1b\n" +
+	"\tpaid_nusd\x18\x03 \x01(\x03R\bpaidNusd\x12\x10\n" +
+	"\x03ref\x18\x04 \x01(\tR\x03ref\"9\n" +
+	"\x10BuyStakeResponse\x12%\n" +
+	"\x05stake\x18\x01 \x01(\v2\x0f.joule.v1.StakeR\x05stake\"9\n" +
+	"\x11RetireHostRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\"\\\n" +
+	"\x12RetireHostResponse\x12\x1f\n" +
+	"\vopen_leases\x18\x01 \x01(\rR\n" +
+	"openLeases\x12%\n" +
+	"\x05stake\x18\x02 \x01(\v2\x0f.joule.v1.StakeR\x05stake\"Z\n" +
 	"\rUnbondRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\bsupplier\x18\x02 \x01(\tR\bsupplier\x12\x1b\n" +
@@ -2532,7 +2765,7 @@ func file_joule_v1_stake_proto_rawDescGZIP() []byte {
 	return file_joule_v1_stake_proto_rawDescData
 }
 
-var file_joule_v1_stake_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_joule_v1_stake_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_joule_v1_stake_proto_goTypes = []any{
 	(*StakePolicy)(nil),             // 0: joule.v1.StakePolicy
 	(*SetStakePolicyRequest)(nil),   // 1: joule.v1.SetStakePolicyRequest
@@ -2541,68 +2774,74 @@ var file_joule_v1_stake_proto_goTypes = []any{
 	(*Unbonding)(nil),               // 4: joule.v1.Unbonding
 	(*BondRequest)(nil),             // 5: joule.v1.BondRequest
 	(*BondResponse)(nil),            // 6: joule.v1.BondResponse
-	(*UnbondRequest)(nil),           // 7: joule.v1.UnbondRequest
-	(*UnbondResponse)(nil),          // 8: joule.v1.UnbondResponse
-	(*GetSupplierRequest)(nil),      // 9: joule.v1.GetSupplierRequest
-	(*GetSupplierResponse)(nil),     // 10: joule.v1.GetSupplierResponse
-	(*FineRule)(nil),                // 11: joule.v1.FineRule
-	(*FineSchedule)(nil),            // 12: joule.v1.FineSchedule
-	(*SetFineScheduleRequest)(nil),  // 13: joule.v1.SetFineScheduleRequest
-	(*SetFineScheduleResponse)(nil), // 14: joule.v1.SetFineScheduleResponse
-	(*FineCase)(nil),                // 15: joule.v1.FineCase
-	(*Evidence)(nil),                // 16: joule.v1.Evidence
-	(*FinePlan)(nil),                // 17: joule.v1.FinePlan
-	(*Fine)(nil),                    // 18: joule.v1.Fine
-	(*IssueFineRequest)(nil),        // 19: joule.v1.IssueFineRequest
-	(*IssueFineResponse)(nil),       // 20: joule.v1.IssueFineResponse
-	(*ProposeFineRequest)(nil),      // 21: joule.v1.ProposeFineRequest
-	(*ProposeFineResponse)(nil),     // 22: joule.v1.ProposeFineResponse
-	(*ApproveFineRequest)(nil),      // 23: joule.v1.ApproveFineRequest
-	(*ApproveFineResponse)(nil),     // 24: joule.v1.ApproveFineResponse
-	(*AppealFineRequest)(nil),       // 25: joule.v1.AppealFineRequest
-	(*AppealFineResponse)(nil),      // 26: joule.v1.AppealFineResponse
-	(*VoidFineRequest)(nil),         // 27: joule.v1.VoidFineRequest
-	(*VoidFineResponse)(nil),        // 28: joule.v1.VoidFineResponse
-	(*SimulateFineRequest)(nil),     // 29: joule.v1.SimulateFineRequest
-	(*SimulateFineResponse)(nil),    // 30: joule.v1.SimulateFineResponse
-	(*GetFineRequest)(nil),          // 31: joule.v1.GetFineRequest
-	(*GetFineResponse)(nil),         // 32: joule.v1.GetFineResponse
-	(*ListFinesRequest)(nil),        // 33: joule.v1.ListFinesRequest
-	(*ListFinesResponse)(nil),       // 34: joule.v1.ListFinesResponse
-	(*Offence)(nil),                 // 35: joule.v1.Offence
-	(*ListOffencesRequest)(nil),     // 36: joule.v1.ListOffencesRequest
-	(*ListOffencesResponse)(nil),    // 37: joule.v1.ListOffencesResponse
+	(*BuyStakeRequest)(nil),         // 7: joule.v1.BuyStakeRequest
+	(*BuyStakeResponse)(nil),        // 8: joule.v1.BuyStakeResponse
+	(*RetireHostRequest)(nil),       // 9: joule.v1.RetireHostRequest
+	(*RetireHostResponse)(nil),      // 10: joule.v1.RetireHostResponse
+	(*UnbondRequest)(nil),           // 11: joule.v1.UnbondRequest
+	(*UnbondResponse)(nil),          // 12: joule.v1.UnbondResponse
+	(*GetSupplierRequest)(nil),      // 13: joule.v1.GetSupplierRequest
+	(*GetSupplierResponse)(nil),     // 14: joule.v1.GetSupplierResponse
+	(*FineRule)(nil),                // 15: joule.v1.FineRule
+	(*FineSchedule)(nil),            // 16: joule.v1.FineSchedule
+	(*SetFineScheduleRequest)(nil),  // 17: joule.v1.SetFineScheduleRequest
+	(*SetFineScheduleResponse)(nil), // 18: joule.v1.SetFineScheduleResponse
+	(*FineCase)(nil),                // 19: joule.v1.FineCase
+	(*Evidence)(nil),                // 20: joule.v1.Evidence
+	(*FinePlan)(nil),                // 21: joule.v1.FinePlan
+	(*Fine)(nil),                    // 22: joule.v1.Fine
+	(*IssueFineRequest)(nil),        // 23: joule.v1.IssueFineRequest
+	(*IssueFineResponse)(nil),       // 24: joule.v1.IssueFineResponse
+	(*ProposeFineRequest)(nil),      // 25: joule.v1.ProposeFineRequest
+	(*ProposeFineResponse)(nil),     // 26: joule.v1.ProposeFineResponse
+	(*ApproveFineRequest)(nil),      // 27: joule.v1.ApproveFineRequest
+	(*ApproveFineResponse)(nil),     // 28: joule.v1.ApproveFineResponse
+	(*AppealFineRequest)(nil),       // 29: joule.v1.AppealFineRequest
+	(*AppealFineResponse)(nil),      // 30: joule.v1.AppealFineResponse
+	(*VoidFineRequest)(nil),         // 31: joule.v1.VoidFineRequest
+	(*VoidFineResponse)(nil),        // 32: joule.v1.VoidFineResponse
+	(*SimulateFineRequest)(nil),     // 33: joule.v1.SimulateFineRequest
+	(*SimulateFineResponse)(nil),    // 34: joule.v1.SimulateFineResponse
+	(*GetFineRequest)(nil),          // 35: joule.v1.GetFineRequest
+	(*GetFineResponse)(nil),         // 36: joule.v1.GetFineResponse
+	(*ListFinesRequest)(nil),        // 37: joule.v1.ListFinesRequest
+	(*ListFinesResponse)(nil),       // 38: joule.v1.ListFinesResponse
+	(*Offence)(nil),                 // 39: joule.v1.Offence
+	(*ListOffencesRequest)(nil),     // 40: joule.v1.ListOffencesRequest
+	(*ListOffencesResponse)(nil),    // 41: joule.v1.ListOffencesResponse
 }
 var file_joule_v1_stake_proto_depIdxs = []int32{
 	0,  // 0: joule.v1.SetStakePolicyRequest.policy:type_name -> joule.v1.StakePolicy
 	3,  // 1: joule.v1.BondResponse.stake:type_name -> joule.v1.Stake
-	4,  // 2: joule.v1.UnbondResponse.unbonding:type_name -> joule.v1.Unbonding
-	3,  // 3: joule.v1.UnbondResponse.stake:type_name -> joule.v1.Stake
-	3,  // 4: joule.v1.GetSupplierResponse.stake:type_name -> joule.v1.Stake
-	4,  // 5: joule.v1.GetSupplierResponse.unbondings:type_name -> joule.v1.Unbonding
-	11, // 6: joule.v1.FineSchedule.rules:type_name -> joule.v1.FineRule
-	12, // 7: joule.v1.SetFineScheduleRequest.schedule:type_name -> joule.v1.FineSchedule
-	16, // 8: joule.v1.FineCase.evidence:type_name -> joule.v1.Evidence
-	15, // 9: joule.v1.Fine.case:type_name -> joule.v1.FineCase
-	17, // 10: joule.v1.Fine.plan:type_name -> joule.v1.FinePlan
-	15, // 11: joule.v1.IssueFineRequest.case:type_name -> joule.v1.FineCase
-	18, // 12: joule.v1.IssueFineResponse.fine:type_name -> joule.v1.Fine
-	15, // 13: joule.v1.ProposeFineRequest.case:type_name -> joule.v1.FineCase
-	18, // 14: joule.v1.ProposeFineResponse.fine:type_name -> joule.v1.Fine
-	18, // 15: joule.v1.ApproveFineResponse.fine:type_name -> joule.v1.Fine
-	18, // 16: joule.v1.AppealFineResponse.fine:type_name -> joule.v1.Fine
-	18, // 17: joule.v1.VoidFineResponse.fine:type_name -> joule.v1.Fine
-	15, // 18: joule.v1.SimulateFineRequest.case:type_name -> joule.v1.FineCase
-	17, // 19: joule.v1.SimulateFineResponse.plan:type_name -> joule.v1.FinePlan
-	18, // 20: joule.v1.GetFineResponse.fine:type_name -> joule.v1.Fine
-	18, // 21: joule.v1.ListFinesResponse.fines:type_name -> joule.v1.Fine
-	16, // 22: joule.v1.Offence.evidence:type_name -> joule.v1.Evidence
-	35, // 23: joule.v1.ListOffencesResponse.offences:type_name -> joule.v1.Offence
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	3,  // 2: joule.v1.BuyStakeResponse.stake:type_name -> joule.v1.Stake
+	3,  // 3: joule.v1.RetireHostResponse.stake:type_name -> joule.v1.Stake
+	4,  // 4: joule.v1.UnbondResponse.unbonding:type_name -> joule.v1.Unbonding
+	3,  // 5: joule.v1.UnbondResponse.stake:type_name -> joule.v1.Stake
+	3,  // 6: joule.v1.GetSupplierResponse.stake:type_name -> joule.v1.Stake
+	4,  // 7: joule.v1.GetSupplierResponse.unbondings:type_name -> joule.v1.Unbonding
+	15, // 8: joule.v1.FineSchedule.rules:type_name -> joule.v1.FineRule
+	16, // 9: joule.v1.SetFineScheduleRequest.schedule:type_name -> joule.v1.FineSchedule
+	20, // 10: joule.v1.FineCase.evidence:type_name -> joule.v1.Evidence
+	19, // 11: joule.v1.Fine.case:type_name -> joule.v1.FineCase
+	21, // 12: joule.v1.Fine.plan:type_name -> joule.v1.FinePlan
+	19, // 13: joule.v1.IssueFineRequest.case:type_name -> joule.v1.FineCase
+	22, // 14: joule.v1.IssueFineResponse.fine:type_name -> joule.v1.Fine
+	19, // 15: joule.v1.ProposeFineRequest.case:type_name -> joule.v1.FineCase
+	22, // 16: joule.v1.ProposeFineResponse.fine:type_name -> joule.v1.Fine
+	22, // 17: joule.v1.ApproveFineResponse.fine:type_name -> joule.v1.Fine
+	22, // 18: joule.v1.AppealFineResponse.fine:type_name -> joule.v1.Fine
+	22, // 19: joule.v1.VoidFineResponse.fine:type_name -> joule.v1.Fine
+	19, // 20: joule.v1.SimulateFineRequest.case:type_name -> joule.v1.FineCase
+	21, // 21: joule.v1.SimulateFineResponse.plan:type_name -> joule.v1.FinePlan
+	22, // 22: joule.v1.GetFineResponse.fine:type_name -> joule.v1.Fine
+	22, // 23: joule.v1.ListFinesResponse.fines:type_name -> joule.v1.Fine
+	20, // 24: joule.v1.Offence.evidence:type_name -> joule.v1.Evidence
+	39, // 25: joule.v1.ListOffencesResponse.offences:type_name -> joule.v1.Offence
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_joule_v1_stake_proto_init() }
@@ -2616,7 +2855,7 @@ func file_joule_v1_stake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_joule_v1_stake_proto_rawDesc), len(file_joule_v1_stake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -91,6 +91,12 @@ const (
 	// SettlementServiceUnbondProcedure is the fully-qualified name of the SettlementService's Unbond
 	// RPC.
 	SettlementServiceUnbondProcedure = "/joule.v1.SettlementService/Unbond"
+	// SettlementServiceBuyStakeProcedure is the fully-qualified name of the SettlementService's
+	// BuyStake RPC.
+	SettlementServiceBuyStakeProcedure = "/joule.v1.SettlementService/BuyStake"
+	// SettlementServiceRetireHostProcedure is the fully-qualified name of the SettlementService's
+	// RetireHost RPC.
+	SettlementServiceRetireHostProcedure = "/joule.v1.SettlementService/RetireHost"
 	// SettlementServiceSetFineScheduleProcedure is the fully-qualified name of the SettlementService's
 	// SetFineSchedule RPC.
 	SettlementServiceSetFineScheduleProcedure = "/joule.v1.SettlementService/SetFineSchedule"
@@ -184,6 +190,8 @@ type SettlementServiceClient interface {
 	SetStakePolicy(context.Context, *v1.SetStakePolicyRequest) (*v1.SetStakePolicyResponse, error)
 	Bond(context.Context, *v1.BondRequest) (*v1.BondResponse, error)
 	Unbond(context.Context, *v1.UnbondRequest) (*v1.UnbondResponse, error)
+	BuyStake(context.Context, *v1.BuyStakeRequest) (*v1.BuyStakeResponse, error)
+	RetireHost(context.Context, *v1.RetireHostRequest) (*v1.RetireHostResponse, error)
 	SetFineSchedule(context.Context, *v1.SetFineScheduleRequest) (*v1.SetFineScheduleResponse, error)
 	IssueFine(context.Context, *v1.IssueFineRequest) (*v1.IssueFineResponse, error)
 	ProposeFine(context.Context, *v1.ProposeFineRequest) (*v1.ProposeFineResponse, error)
@@ -338,6 +346,18 @@ func NewSettlementServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			httpClient,
 			baseURL+SettlementServiceUnbondProcedure,
 			connect.WithSchema(settlementServiceMethods.ByName("Unbond")),
+			connect.WithClientOptions(opts...),
+		),
+		buyStake: connect.NewClient[v1.BuyStakeRequest, v1.BuyStakeResponse](
+			httpClient,
+			baseURL+SettlementServiceBuyStakeProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("BuyStake")),
+			connect.WithClientOptions(opts...),
+		),
+		retireHost: connect.NewClient[v1.RetireHostRequest, v1.RetireHostResponse](
+			httpClient,
+			baseURL+SettlementServiceRetireHostProcedure,
+			connect.WithSchema(settlementServiceMethods.ByName("RetireHost")),
 			connect.WithClientOptions(opts...),
 		),
 		setFineSchedule: connect.NewClient[v1.SetFineScheduleRequest, v1.SetFineScheduleResponse](
@@ -503,6 +523,8 @@ type settlementServiceClient struct {
 	setStakePolicy    *connect.Client[v1.SetStakePolicyRequest, v1.SetStakePolicyResponse]
 	bond              *connect.Client[v1.BondRequest, v1.BondResponse]
 	unbond            *connect.Client[v1.UnbondRequest, v1.UnbondResponse]
+	buyStake          *connect.Client[v1.BuyStakeRequest, v1.BuyStakeResponse]
+	retireHost        *connect.Client[v1.RetireHostRequest, v1.RetireHostResponse]
 	setFineSchedule   *connect.Client[v1.SetFineScheduleRequest, v1.SetFineScheduleResponse]
 	issueFine         *connect.Client[v1.IssueFineRequest, v1.IssueFineResponse]
 	proposeFine       *connect.Client[v1.ProposeFineRequest, v1.ProposeFineResponse]
@@ -702,6 +724,24 @@ func (c *settlementServiceClient) Bond(ctx context.Context, req *v1.BondRequest)
 // Unbond calls joule.v1.SettlementService.Unbond.
 func (c *settlementServiceClient) Unbond(ctx context.Context, req *v1.UnbondRequest) (*v1.UnbondResponse, error) {
 	response, err := c.unbond.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// BuyStake calls joule.v1.SettlementService.BuyStake.
+func (c *settlementServiceClient) BuyStake(ctx context.Context, req *v1.BuyStakeRequest) (*v1.BuyStakeResponse, error) {
+	response, err := c.buyStake.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RetireHost calls joule.v1.SettlementService.RetireHost.
+func (c *settlementServiceClient) RetireHost(ctx context.Context, req *v1.RetireHostRequest) (*v1.RetireHostResponse, error) {
+	response, err := c.retireHost.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -937,6 +977,8 @@ type SettlementServiceHandler interface {
 	SetStakePolicy(context.Context, *v1.SetStakePolicyRequest) (*v1.SetStakePolicyResponse, error)
 	Bond(context.Context, *v1.BondRequest) (*v1.BondResponse, error)
 	Unbond(context.Context, *v1.UnbondRequest) (*v1.UnbondResponse, error)
+	BuyStake(context.Context, *v1.BuyStakeRequest) (*v1.BuyStakeResponse, error)
+	RetireHost(context.Context, *v1.RetireHostRequest) (*v1.RetireHostResponse, error)
 	SetFineSchedule(context.Context, *v1.SetFineScheduleRequest) (*v1.SetFineScheduleResponse, error)
 	IssueFine(context.Context, *v1.IssueFineRequest) (*v1.IssueFineResponse, error)
 	ProposeFine(context.Context, *v1.ProposeFineRequest) (*v1.ProposeFineResponse, error)
@@ -1087,6 +1129,18 @@ func NewSettlementServiceHandler(svc SettlementServiceHandler, opts ...connect.H
 		SettlementServiceUnbondProcedure,
 		svc.Unbond,
 		connect.WithSchema(settlementServiceMethods.ByName("Unbond")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceBuyStakeHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceBuyStakeProcedure,
+		svc.BuyStake,
+		connect.WithSchema(settlementServiceMethods.ByName("BuyStake")),
+		connect.WithHandlerOptions(opts...),
+	)
+	settlementServiceRetireHostHandler := connect.NewUnaryHandlerSimple(
+		SettlementServiceRetireHostProcedure,
+		svc.RetireHost,
+		connect.WithSchema(settlementServiceMethods.ByName("RetireHost")),
 		connect.WithHandlerOptions(opts...),
 	)
 	settlementServiceSetFineScheduleHandler := connect.NewUnaryHandlerSimple(
@@ -1269,6 +1323,10 @@ func NewSettlementServiceHandler(svc SettlementServiceHandler, opts ...connect.H
 			settlementServiceBondHandler.ServeHTTP(w, r)
 		case SettlementServiceUnbondProcedure:
 			settlementServiceUnbondHandler.ServeHTTP(w, r)
+		case SettlementServiceBuyStakeProcedure:
+			settlementServiceBuyStakeHandler.ServeHTTP(w, r)
+		case SettlementServiceRetireHostProcedure:
+			settlementServiceRetireHostHandler.ServeHTTP(w, r)
 		case SettlementServiceSetFineScheduleProcedure:
 			settlementServiceSetFineScheduleHandler.ServeHTTP(w, r)
 		case SettlementServiceIssueFineProcedure:
@@ -1402,6 +1460,14 @@ func (UnimplementedSettlementServiceHandler) Bond(context.Context, *v1.BondReque
 
 func (UnimplementedSettlementServiceHandler) Unbond(context.Context, *v1.UnbondRequest) (*v1.UnbondResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.Unbond is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) BuyStake(context.Context, *v1.BuyStakeRequest) (*v1.BuyStakeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.BuyStake is not implemented"))
+}
+
+func (UnimplementedSettlementServiceHandler) RetireHost(context.Context, *v1.RetireHostRequest) (*v1.RetireHostResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("joule.v1.SettlementService.RetireHost is not implemented"))
 }
 
 func (UnimplementedSettlementServiceHandler) SetFineSchedule(context.Context, *v1.SetFineScheduleRequest) (*v1.SetFineScheduleResponse, error) {
