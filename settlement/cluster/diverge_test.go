@@ -81,6 +81,9 @@ func forge(t *testing.T, dir string) {
 	if err := os.WriteFile(filepath.Join(snap, "meta.json"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Remove(filepath.Join(snap, "meta.sum")); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
 }
 
 func (b *boxes) submit(i int, key string, cmd ledger.Command) ledger.Result {

@@ -113,7 +113,8 @@ func TestUnknownSnapshotHaltsTheServer(t *testing.T) {
 	if text, err = json.Marshal(meta); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(stateFile, state, 0o600), os.WriteFile(found[0], text, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(stateFile, state, 0o600), os.WriteFile(found[0], text, 0o600),
+		os.Remove(filepath.Join(filepath.Dir(found[0]), "meta.sum"))); err != nil {
 		t.Fatal(err)
 	}
 	rc := raftstore.Default()
