@@ -97,6 +97,9 @@ func Start(ctx context.Context, cfg Config) (c *Cluster, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("needs root: the hosts make containers and cgroups")
 	}
+	if err := errors.Join(claim(cfg.Dir), endAbandoned(cfg.Dir)); err != nil {
+		return nil, fmt.Errorf("end what a killed cluster left: %w", err)
+	}
 	c = &Cluster{cfg: cfg, cgroups: existingCgroups()}
 	defer func() {
 		if err != nil {
