@@ -280,7 +280,8 @@ func TestDeadHostIsFined(t *testing.T) {
 		}
 	}
 	onOne := s.session(1, key)
-	if got := onOne.settle(ledger.Record{Lease: ledger.LeaseID(lease.LeaseId), Seq: 1, Epoch: 1, Known: ledger.KnownAll, Active: ledger.Totals{WallMs: 100}}); got != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
+	first := ledger.Record{Lease: ledger.LeaseID(lease.LeaseId), Seq: 1, Epoch: 1, Known: ledger.KnownAll, Active: ledger.Totals{WallMs: 100}}
+	if got := onOne.settle(first); got != joulev1.RecordStatus_RECORD_STATUS_ACCEPTED {
 		t.Fatalf("a record: got %v", got)
 	}
 	if err := onOne.stream.CloseRequest(); err != nil {
@@ -301,7 +302,9 @@ func TestDeadHostIsFined(t *testing.T) {
 			return nil
 		})
 	}
-	if got := s.session(2, key).settle(ledger.Record{Lease: ledger.LeaseID(lease.LeaseId), Seq: 2, Epoch: 1, Known: ledger.KnownAll, Active: ledger.Totals{WallMs: 200}}); got != joulev1.RecordStatus_RECORD_STATUS_LEASE_CLOSED {
+	second := first
+	second.Seq, second.Prev, second.Active.WallMs = 2, wire.HashRecord(wire.AppendRecord(nil, &first)), 200
+	if got := s.session(2, key).settle(second); got != joulev1.RecordStatus_RECORD_STATUS_LEASE_CLOSED {
 		t.Errorf("a record of the lost lease: got %v", got)
 	}
 }
