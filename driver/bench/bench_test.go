@@ -35,6 +35,7 @@ var (
 	starts = flag.Int("starts", 40, "how many starts and stops to measure")
 	freeze = flag.Int("freezes", 200, "how many times to freeze and thaw")
 	many   = flag.Int("tasks", 200, "how many tasks to keep running")
+	size   = flag.Int64("image-mib", 500, "how large an image to pull")
 	window = flag.Duration("window", 20*time.Second, "how long to watch them")
 )
 
@@ -90,6 +91,13 @@ func TestMeasure(t *testing.T) {
 	note := func(name string, v float64) {
 		figures[name] = math.Round(v*1000) / 1000
 		t.Logf("%-28s %10.3f", name, v)
+	}
+
+	pulled, skopeo := pull(t, *size)
+	note("pull_s", pulled)
+	if skopeo > 0 {
+		note("pull_skopeo_s", skopeo)
+		note("pull_ratio", pulled/skopeo)
 	}
 
 	var alone, ours, stops []float64
