@@ -80,8 +80,11 @@ func (t *task) thaw(epoch uint32) error {
 // it is in the other one already. The caller holds meterMu.
 func (t *task) turns(from meter.State) (proc, error) {
 	p := t.process()
-	if t.hasExited() || p == nil || t.meter == nil || t.meter.State == meter.Idle || t.meter.State == meter.Ended {
+	switch {
+	case t.hasExited(), t.meter != nil && t.meter.State == meter.Ended:
 		return nil, apiError(hostapi.ErrInvalid, "task %q isn't running", t.id)
+	case p == nil, t.meter == nil, t.meter.State == meter.Idle:
+		return nil, apiError(hostapi.ErrUnavailable, "task %q doesn't run yet", t.id)
 	}
 	if t.meter.State != from {
 		return nil, nil

@@ -3,6 +3,7 @@ package hostd
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -211,6 +212,20 @@ func TestAnySequenceSumsToTheTruth(t *testing.T) {
 				r.damageSpool(rt)
 			}
 			r.start()
+			// It is taken up soon after hostd answers; thawed or frozen, it stays so.
+			r.await("the task taken up", func() bool {
+				var e *hostapi.Error
+				turn := func() error { _, err := r.client.Thaw(t.Context(), req.ID, &hostapi.ThawRequest{}); return err }
+				if frozen {
+					turn = func() error { _, err := r.client.Freeze(t.Context(), req.ID); return err }
+				}
+				err := turn()
+				if errors.As(err, &e) && e.Code == hostapi.ErrUnavailable {
+					return false
+				}
+				must(nil, err)
+				return true
+			})
 		}
 		for _, op := range rapid.SliceOfN(rapid.SampledFrom([]string{"freeze", "thaw", "price", "checkpoint", "crash", "lose spool", "clock", "wait"}), 1, 12).Draw(rt, "ops") {
 			switch op {

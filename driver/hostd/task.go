@@ -251,11 +251,18 @@ func (t *task) totals() (tot session.Totals, ok bool) {
 	if t.meterMu.TryLock() {
 		if t.meter != nil && t.meter.State != meter.Idle {
 			m := t.meter
-			if m.State != meter.Ended && monoNow()-m.LastNs > int64(beatMaxAge) {
-				if s, err := t.process().Sample(); err == nil {
+			// A meter that was just loaded may be behind what was said before:
+			// the spool that had its last checkpoint may be lost.
+			first := t.beat.Lease == 0
+			if m.State != meter.Ended && (first || monoNow()-m.LastNs > int64(beatMaxAge)) {
+				s, err := t.process().Sample()
+				if err == nil {
 					m = m.Clone() // a look ahead, no boundary
 					// The state was checked: a checkpoint fits it.
 					_ = m.Checkpoint(reading(s))
+				} else if first {
+					t.meterMu.Unlock()
+					return session.Totals{}, false
 				}
 			}
 			u := m.Usage()

@@ -32,7 +32,7 @@ type StateHash struct {
 // beside Apply: which blocks have one follows from the log alone, so that the
 // servers have some in common. Its fields but kept belong to the machine's lock.
 type hashes struct {
-	every    uint64
+	every    uint64 // 0: none is made, as where nobody could ask for it
 	interval time.Duration
 	period   ledger.Time // of the last block: its time in intervals
 	running  bool
@@ -45,6 +45,9 @@ type hashes struct {
 // due reports whether a hash is to be made. One that the last has not let go
 // is left out.
 func (h *hashes) due(block uint64, at ledger.Time) bool {
+	if h.every == 0 {
+		return false
+	}
 	period := at / max(ledger.Time(h.interval.Milliseconds()), 1)
 	fresh := h.period != 0 && period != h.period
 	h.period = period
