@@ -98,28 +98,53 @@ func WithToken(secret string) Option { return func(o *options) { o.token = secre
 // *UnreachableError. A call that an overloaded server turns away is made again
 // when the server says, as long as its context allows.
 func Dial(addr, caFile string, opts ...Option) (joulev1connect.SettlementServiceClient, error) {
+	hc, with, err := connection(addr, caFile, opts, Patience())
+	if err != nil {
+		return nil, err
+	}
+	return joulev1connect.NewSettlementServiceClient(hc, addr, with), nil
+}
+
+// connection is what every client is made of; outer interceptors come around
+// those that all have.
+func connection(addr, caFile string, opts []Option, outer ...connect.Interceptor) (*http.Client, connect.ClientOption, error) {
 	var o options
 	for _, opt := range opts {
 		opt(&o)
 	}
 	hc, err := HTTPClient(addr, caFile)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return joulev1connect.NewSettlementServiceClient(hc, addr,
-		connect.WithInterceptors(Patience(), Errors(addr), bearer(o.token))), nil
+	return hc, connect.WithInterceptors(append(outer, Errors(addr), bearer(o.token))...), nil
 }
 
-// bearer sends a token with unary calls.
-func bearer(secret string) connect.Interceptor {
-	return connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			if secret != "" {
-				req.Header().Set("Authorization", "Bearer "+secret)
-			}
-			return next(ctx, req)
-		}
-	})
+// bearer sends a token with calls and streams; "": none.
+type bearer string
+
+func (b bearer) set(h http.Header) {
+	if b != "" {
+		h.Set("Authorization", "Bearer "+string(b))
+	}
+}
+
+func (b bearer) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		b.set(req.Header())
+		return next(ctx, req)
+	}
+}
+
+func (b bearer) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		b.set(conn.RequestHeader())
+		return conn
+	}
+}
+
+func (b bearer) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
 }
 
 // Patience is an interceptor, outside of Errors, that makes calls again which
